@@ -1,0 +1,1 @@
+"""The science: COCO image -> frozen detector -> cached features -> mask head -> COCO AP."""

@@ -1,0 +1,78 @@
+"""What every frozen detector gives, feature maps and chosen detections, and what it says about itself."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from featcache.spec import LevelSpec
+
+from ..data.transforms import Transform
+
+
+@dataclass(frozen=True)
+class Features:
+    """A batch of b images as the detector saw them. Detections come best score first; padding of a batch is zero."""
+
+    maps: dict[str, Tensor]
+    """Name -> "b c h w" float: encoder maps, C1, and whatever else the detector's config taps."""
+    encoder: tuple[str, ...]
+    """Which of the maps are encoder memory, fine to coarse."""
+    strides: dict[str, int]
+    """Name -> input pixels per cell."""
+    queries: Tensor
+    """Query embeddings after the last decoder layer, one row per detection. "b n d" """
+    boxes: Tensor
+    """cxcywh in 0-1 of the unpadded view. "b n 4" """
+    scores: Tensor
+    """Probability of the label. "b n" """
+    labels: Tensor
+    """int64, position in the categories sorted by id: 0..K-1. "b n" """
+    input_hw: Tensor
+    """int64, height and width of each network input without padding. "b 2" """
+
+    @property
+    def levels(self) -> list[Tensor]:
+        """The encoder maps, fine to coarse, each "b c h w"."""
+        return [self.maps[name] for name in self.encoder]
+
+    @property
+    def c1(self) -> Tensor:
+        """The backbone's stride-4 map. "b c h w" """
+        return self.maps["c1"]
+
+
+class FrozenDetector(Protocol):
+    """A detector that never changes. One file per family; `registry.py` builds them by name."""
+
+    name: str
+    levels: tuple[LevelSpec, ...]
+    """Every map it gives, with the largest size it can have."""
+    encoder: tuple[str, ...]
+    """Names of the encoder maps among them, fine to coarse."""
+    detections: int
+    """Most detections per image."""
+    query_dim: int
+    transform: Transform
+    category_ids: tuple[int, ...] | None
+    """COCO category ids it was trained on, by increasing id; None if it only knows their order."""
+    classes: int
+    """How many labels it gives: 0..classes-1."""
+    identity: dict[str, Any]
+    """Everything that could change its numbers, JSON; part of the fingerprint of a cache."""
+
+    def detect(self, images: Tensor) -> Features:
+        """Features of network inputs of one size, float "b 3 h w" from `transform`."""
+        ...
+
+
+def top_detections(probs: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` best (query, class) pairs of class probabilities "b q k", as the DETR family chooses them.
+
+    Returns scores "b n" (decreasing), query positions "b n" and labels "b n"; n is `count` or all the pairs there are.
+    One query may come with several labels. Equal scores keep the order of (query, class), so a run repeats exactly.
+    """
+    scores, order = torch.sort(probs.flatten(1), dim=1, descending=True, stable=True)
+    scores, order = scores[:, :count], order[:, :count]
+    return scores, order // probs.shape[2], order % probs.shape[2]

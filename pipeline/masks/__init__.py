@@ -1,0 +1,1 @@
+"""Masks after the head: pasting, scoring, references, drawings."""

@@ -1,0 +1,54 @@
+"""COCO run-length masks: column-major compressed counts, the one form in which masks are stored and compared."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+Mask = NDArray[np.bool_]
+
+
+def as_coco(counts: bytes, image_hw: tuple[int, int]) -> Any:
+    """The object that pycocotools works on; its counts are bytes, JSON wants them decoded."""
+    return {"size": [int(side) for side in image_hw], "counts": counts}
+
+
+def encode(mask: NDArray[Any]) -> bytes:
+    """Bool or 0/1 mask [h, w], in any memory order and type -> compressed counts."""
+    rle: Any = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return rle["counts"]
+
+
+def decode(counts: bytes, image_hw: tuple[int, int]) -> Mask:
+    """Compressed counts -> mask [h, w]."""
+    return coco_mask.decode(as_coco(counts, image_hw)).astype(bool)
+
+
+def area(counts: bytes, image_hw: tuple[int, int]) -> float:
+    """Pixels in the mask."""
+    return float(coco_mask.area(as_coco(counts, image_hw)))
+
+
+def box_xywh(counts: bytes, image_hw: tuple[int, int]) -> list[float]:
+    """The tightest box around the mask, pixels; zeros for an empty one."""
+    return coco_mask.toBbox(as_coco(counts, image_hw)).tolist()
+
+
+def from_segmentation(segmentation: Any, image_hw: tuple[int, int]) -> bytes:
+    """A COCO `segmentation` (polygons, either kind of RLE) -> counts, rasterised as pycocotools' annToRLE does.
+
+    Raises ValueError saying what is wrong with it.
+    """
+    try:
+        if isinstance(segmentation, list):
+            rle: Any = coco_mask.merge(coco_mask.frPyObjects(segmentation, *image_hw))
+            return rle["counts"]
+        if tuple(segmentation["size"]) != tuple(image_hw):
+            raise ValueError(f"its size is {segmentation['size']}, the image is {list(image_hw)}")
+        if isinstance(segmentation["counts"], list):
+            rle = coco_mask.frPyObjects(segmentation, *image_hw)
+            return rle["counts"]
+        return segmentation["counts"].encode()
+    except (TypeError, KeyError, AttributeError, IndexError) as error:
+        raise ValueError(f"neither polygons nor RLE ({error})") from None
