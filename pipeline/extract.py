@@ -1,0 +1,175 @@
+"""Stage 1: COCO images -> frozen detector -> cache. Done work is skipped: the same command again goes on."""
+
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from featcache.spec import CacheSpec
+from featcache.writer import CacheWriter
+
+from .data.coco import CocoSet, load_coco
+from .data.decode import UnreadableImageError, decode_ahead, plan_batches
+from .data.transforms import check_view
+from .detectors.base import Features, FrozenDetector
+from .detectors.registry import build_detector
+from .errors import PipelineError, UsageError
+from .interrupt import noted_interrupt
+from .progress import Progress
+
+Codec = Literal["uint8", "fp16", "none"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` of `count` (from 1) of a data set, each for a cache of its own; `featcache merge` joins them."""
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """From `I/N`."""
+        number, _, count = text.partition("/")
+        if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+            raise UsageError(f"shard is '{text}'", "expected I/N with 1 <= I <= N, such as --shard 2/8")
+        return cls(int(number), int(count))
+
+    def slice(self, images: int) -> range:
+        """Its indices among so many images: neighbours, so that no file of the cache is shared between parts."""
+        return range(images * (self.number - 1) // self.count, images * self.number // self.count)
+
+
+ALL = Shard()
+
+
+def main(
+    *,
+    detector: str,
+    weights: Path,
+    images: Path,
+    annotations: Path,
+    cache: Path,
+    codec: Codec = "uint8",
+    views: Sequence[str] = ("orig",),
+    limit: int | None = None,
+    batch_size: int = 8,
+    device: str = "cpu",
+    shard: Shard = ALL,
+    strict: bool = False,
+) -> Path:
+    """Fill the cache directory with the features of every image in every view; returns it.
+
+    Images that cannot be read are left out and listed in the UnreadableImageError raised at the end (with `strict`, the
+    first one stops the run). Ctrl-C finishes the batch in hand and raises PipelineError.
+    """
+    for view in views:
+        check_view(view)
+    coco = load_coco(annotations, images, limit)
+    model = build_detector(detector, weights, device=device)
+    check_categories(model, coco)
+    spec = cache_spec(model, coco, codec, views)
+    with CacheWriter(cache, spec, coco.images, coco.ground_truth) as writer:
+        todo = {view: [i for i in writer.pending(view) if i in shard.slice(len(coco.images))] for view in views}
+        unreadable = _extract(model, coco, writer, todo, batch_size, strict)
+    if unreadable:
+        raise UnreadableImageError(
+            f"{len(unreadable)} of {len(coco.images)} images could not be read and are not in the cache:\n"
+            + "\n".join(f"  {error.message}" for error in unreadable),
+            "repair them and run the same command again: it does only what is missing",
+        )
+    return cache
+
+
+def cache_spec(model: FrozenDetector, coco: CocoSet, codec: Codec, views: Sequence[str]) -> CacheSpec:
+    """What the cache of this detector on these images holds."""
+    return CacheSpec(
+        levels=model.levels,
+        detections=model.detections,
+        query_dim=model.query_dim,
+        codec=codec,
+        views=tuple(views),
+        source=model.identity,
+        dataset={"annotations_sha256": coco.sha256, "images": len(coco.images), "image_ids": coco.digest()},
+        recipe={
+            "categories": list(coco.categories),
+            "encoder": list(model.encoder),
+            "images_folder": str(coco.folder),
+            "command": " ".join(sys.argv),
+            "versions": _versions(),
+        },
+    )
+
+
+def check_categories(model: FrozenDetector, coco: CocoSet) -> None:
+    """Refuse a detector whose labels are not the categories of the annotations."""
+    ids = tuple(category["id"] for category in coco.categories)
+    if model.category_ids is not None and model.category_ids != ids:
+        strange = sorted(set(ids) ^ set(model.category_ids))
+        raise PipelineError(
+            f"'{model.name}' and the annotations do not have the same categories; only one of them has {strange[:10]}",
+            "check `classes` in the detector's TOML against `categories` in the annotations",
+        )
+    if model.classes != len(ids):
+        raise PipelineError(
+            f"'{model.name}' gives {model.classes} classes, the annotations have {len(ids)} categories",
+            "use annotations with the categories the detector was trained on, in the same order of ids",
+        )
+
+
+def _extract(
+    model: FrozenDetector, coco: CocoSet, writer: CacheWriter, todo: dict[str, list[int]], batch_size: int, strict: bool
+) -> list[UnreadableImageError]:
+    """Detect and write what is to do; returns an error for each image that could not be read."""
+    unreadable: dict[int, UnreadableImageError] = {}
+    total = sum(map(len, todo.values()))
+    with noted_interrupt() as stop, Progress(total, "images") as progress:
+        for view, indices in todo.items():
+            batches = plan_batches(coco, indices, model.transform, batch_size)
+            for batch in decode_ahead(coco, batches, model.transform, view):
+                if batch.errors and strict:
+                    raise next(iter(batch.errors.values()))
+                unreadable.update(batch.errors)
+                if batch.indices:
+                    _put(writer, view, batch.indices, model.detect(batch.images))
+                progress.update(len(batch.indices) + len(batch.errors), _written(writer, progress.seconds))
+                if stop.is_set() and progress.done < total:
+                    raise PipelineError(
+                        f"stopped by Ctrl-C with {total - progress.done} of {total} images to do",
+                        "run the same command again to go on",
+                    )
+    return list(unreadable.values())
+
+
+def _put(writer: CacheWriter, view: str, indices: list[int], features: Features) -> None:
+    for row, index in enumerate(indices):
+        height, width = features.input_hw[row].tolist()
+        writer.put(
+            index,
+            view,
+            maps={name: tensor[row] for name, tensor in features.maps.items()},
+            queries=features.queries[row],
+            boxes=features.boxes[row],
+            scores=features.scores[row],
+            labels=features.labels[row],
+            input_hw=(height, width),
+        )
+
+
+def _written(writer: CacheWriter, seconds: float) -> str:
+    written, free = writer.bytes_written, shutil.disk_usage(writer.path).free
+    return f"{written / seconds / 1e6:.1f} MB/s, {written / 1e9:.2f} GB written, {free / 1e9:.0f} GB free"
+
+
+def _versions() -> dict[str, str]:
+    """Of what could change the numbers; for the record only, not in the fingerprint."""
+    found = {"python": platform.python_version()}
+    for package in ("featcache", "torch", "onnxruntime", "pillow", "zarr", "numcodecs"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

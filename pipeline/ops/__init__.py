@@ -1,0 +1,1 @@
+"""Tensor operators of the heads: one function each, whatever runs it."""
