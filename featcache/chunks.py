@@ -1,0 +1,86 @@
+"""The bytes of one chunk and of one shard, exactly as zarr's codecs zstd, crc32c and sharding_indexed write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import google_crc32c
+import numpy as np
+from numcodecs.zstd import Zstd  # pyright: ignore[reportUnknownVariableType]
+from numpy.typing import NDArray
+
+from featcache.errors import DamagedError
+
+ZSTD_LEVEL = 1
+CHECKSUM_BYTES = 4
+_RESIDUE = 0x48674BC7  # CRC-32C of any bytes followed by their own CRC-32C
+_ABSENT = np.uint64(2**64 - 1)
+
+
+class _Zstd(Protocol):
+    def encode(self, buf: object) -> bytes: ...
+    def decode(self, buf: object, out: object = None) -> bytes: ...
+
+
+_zstd = cast(_Zstd, Zstd(level=ZSTD_LEVEL))
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C of bytes, as zarr's `crc32c` codec computes it."""
+    return cast(Any, google_crc32c).value(data)
+
+
+def encode_chunk(values: NDArray[np.generic], *, compress: bool) -> bytes:
+    """Stored bytes of one chunk of contiguous little-endian values."""
+    body = _zstd.encode(values) if compress else values.tobytes()
+    return body + crc32c(body).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def decode_chunk(data: bytes, out: NDArray[np.generic], *, compress: bool) -> None:
+    """Write the values of one stored chunk into `out`, contiguous and of its exact size; raises DamagedError."""
+    body = check_body(data)
+    try:
+        if compress:
+            _zstd.decode(body, out)
+        else:
+            out.reshape(-1).view(np.uint8)[:] = np.frombuffer(body, np.uint8)
+    except (RuntimeError, ValueError) as error:
+        raise DamagedError(f"chunk does not decode: {error}") from error
+
+
+def check_body(data: bytes) -> memoryview:
+    """The chunk without its checksum; raises DamagedError where that does not match."""
+    if len(data) < CHECKSUM_BYTES or crc32c(data) != _RESIDUE:
+        raise DamagedError("checksum does not match")
+    return memoryview(data)[:-CHECKSUM_BYTES]
+
+
+def pack_shard(chunks: Mapping[int, bytes], size: int) -> bytes:
+    """One shard of `size` chunk places from the stored chunks by place; the index stands at the end."""
+    index = np.full((size, 2), _ABSENT, np.dtype("<u8"))
+    parts: list[bytes] = []
+    position = 0
+    for place in sorted(chunks):
+        index[place] = position, len(chunks[place])
+        parts.append(chunks[place])
+        position += len(chunks[place])
+    table = index.tobytes()
+    return b"".join([*parts, table, crc32c(table).to_bytes(CHECKSUM_BYTES, "little")])
+
+
+def index_bytes(size: int) -> int:
+    """Length of the index at the end of a shard of `size` places."""
+    return 16 * size + CHECKSUM_BYTES
+
+
+def read_index(data: bytes) -> list[tuple[int, int] | None]:
+    """(offset, length) of each place from the index bytes of a shard, None where absent; raises DamagedError."""
+    table = np.frombuffer(check_body(data), np.dtype("<u8")).reshape(-1, 2)
+    return [None if offset == _ABSENT else (int(offset), int(length)) for offset, length in table]
+
+
+def unpack_shard(data: bytes, size: int) -> dict[int, bytes]:
+    """The stored chunks of a whole shard by place."""
+    places = read_index(data[-index_bytes(size) :])
+    return {place: data[span[0] : span[0] + span[1]] for place, span in enumerate(places) if span is not None}

@@ -1,0 +1,106 @@
+"""How the values of one map become stored tokens and come back: `uint8` affine per channel, `fp16`, `none` (float32).
+
+Tokens are the cells of a map in row-major order, channels last: "t c" with t = h * w. The largest error each codec adds
+to a value x is `scale / 2` (uint8; scale is the range of that channel in that image / 255), 2**-11 * |x| (fp16), 0
+(none).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+from featcache.spec import Codec
+
+FLOAT16_MAX = 65504.0
+STORED_DTYPE: dict[Codec, str] = {"uint8": "uint8", "fp16": "float16", "none": "float32"}
+_TORCH_DTYPE = {"fp16": torch.float16, "none": torch.float32}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One map in stored values, still on the device that made it."""
+
+    tokens: Tensor  # h w c, stored dtype
+    scale: Tensor | None  # c, float32; uint8 only
+    offset: Tensor | None  # c, float32; uint8 only
+
+
+def numpy_dtype(codec: Codec) -> DTypeLike:
+    """Little-endian dtype of the stored tokens."""
+    return np.dtype(STORED_DTYPE[codec]).newbyteorder("<")
+
+
+def channel_range(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and greatest value of each channel of "c h w", float32; NaN where a channel holds one."""
+    low, high = torch.aminmax(values.flatten(1).float(), dim=1)
+    return low, high
+
+
+def storable(codec: Codec, low: Tensor, high: Tensor) -> Tensor:
+    """Whether each channel with that range can be stored: no NaN, no infinity, for fp16 nothing beyond float16."""
+    if codec == "fp16":
+        return (low >= -FLOAT16_MAX) & (high <= FLOAT16_MAX)
+    return torch.isfinite(high - low)  # float32 max is finite, but a range over it could not be scaled
+
+
+def first_bad(codec: Codec, values: Tensor) -> tuple[int, int, int]:
+    """(row, column, channel) of the first value of "c h w" that `storable` refuses, in token order."""
+    values = values.float()
+    limit = FLOAT16_MAX if codec == "fp16" else torch.finfo(torch.float32).max / 2
+    bad = ~(values.abs() <= limit)
+    row, column, channel = bad.permute(1, 2, 0).nonzero()[0]
+    return int(row), int(column), int(channel)
+
+
+def encode(codec: Codec, values: Tensor, low: Tensor, high: Tensor) -> Encoded:
+    """Stored values of one map "c h w" whose channels range over [low, high] and are `storable`."""
+    if codec != "uint8":
+        return Encoded(values.to(_TORCH_DTYPE[codec]).permute(1, 2, 0).contiguous(), None, None)
+    scale = (high - low) / 255
+    step = torch.where(scale > 0, scale, 1.0)  # a constant channel stores 0
+    levels = (values.float() - low[:, None, None]).div_(step[:, None, None]).round_().clamp_(0, 255)
+    return Encoded(levels.to(torch.uint8).permute(1, 2, 0).contiguous(), scale, low)
+
+
+def add_delta(tokens: Tensor) -> Tensor:
+    """Each row of "h w c" uint8 minus the row above, modulo 256; the first row stays."""
+    delta = tokens.clone()
+    torch.sub(tokens[1:], tokens[:-1], out=delta[1:])
+    return delta
+
+
+def undo_delta(tokens: Tensor) -> Tensor:
+    """The inverse of `add_delta`. On the CPU it works in place."""
+    if tokens.is_cuda:
+        return torch.cumsum(tokens, dim=0, dtype=torch.uint8)
+    # Row by row: 0.7 ms for a 200 x 304 x 256 map on one core, where torch.cumsum takes 130 and numpy's 160.
+    rows = tokens.unbind(0)
+    for above, row in pairwise(rows):
+        row.add_(above)
+    return tokens
+
+
+def decode(tokens: Tensor, scale: Tensor | None, offset: Tensor | None, *, delta: bool) -> Tensor:
+    """Float32 map "c h w" (channels-last in memory) of stored "h w c" tokens. May overwrite `tokens`."""
+    if scale is None or offset is None:
+        values = tokens.to(torch.float32, copy=True)  # float32 tokens may lie in a buffer that is used again
+    else:
+        if delta:
+            tokens = undo_delta(tokens)
+        values = torch.mul(tokens, scale).add_(offset)
+    return values.permute(2, 0, 1)
+
+
+def pad_tokens(tokens: NDArray[np.generic], count: int) -> NDArray[np.generic]:
+    """Tokens "t c" followed by zero tokens up to `count`, contiguous."""
+    if len(tokens) == count:
+        return np.ascontiguousarray(tokens)
+    padded = np.zeros((count, tokens.shape[1]), tokens.dtype)
+    padded[: len(tokens)] = tokens
+    return padded

@@ -1,0 +1,126 @@
+"""The order of writing that gives a done flag its meaning: map files, rows, flags, each flushed before the next."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.chunks import encode_chunk, pack_shard, unpack_shard
+from featcache.codecs import pad_tokens
+from featcache.errors import DamagedError
+from featcache.files import replace_files, sync
+from featcache.layout import MapFiles, RowFiles, ViewFiles
+from featcache.record import Record, rows_checksum
+from featcache.rows import read_all, write_row
+from featcache.source import LocalSource
+
+
+@dataclass
+class Group:
+    """Images of one view that share their map files: encoded chunks by level and index, row bytes by index."""
+
+    view: str
+    number: int
+    chunks: dict[str, dict[int, bytes]] = field(default_factory=dict[str, dict[int, bytes]])
+    rows: dict[int, dict[str, bytes]] = field(default_factory=dict[int, dict[str, bytes]])
+
+
+class Committer:
+    """Encodes records and puts groups of them on disk. Several threads may call `encode` and `commit`."""
+
+    def __init__(self, root: Path, views: Mapping[str, ViewFiles], images: int, shard: int) -> None:
+        self._root = root
+        self._views = views
+        self._images = images
+        self._shard = shard
+        self._source = LocalSource(root)
+        self._shard_lock = threading.Lock()
+        self._count_lock = threading.Lock()
+        self.bytes_written = 0
+
+    def done(self, view: str) -> NDArray[np.bool_]:
+        """Which images of a view are flagged done."""
+        return read_all(self._source, self._views[view].done, self._images).astype(bool)
+
+    def encode(self, record: Record) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Stored bytes of a record: chunk by level, row by name."""
+        arrays = self._views[record.view]
+        chunks = {
+            name: encode_chunk(pad_tokens(record.tokens[name], files.level.tokens), compress=files.compress)
+            for name, files in arrays.maps.items()
+        }
+        rows = {
+            name: np.ascontiguousarray(record.rows[name], files.array.dtype).tobytes()
+            for name, files in arrays.rows.items()
+        }
+        return chunks, rows
+
+    def commit(self, groups: Sequence[Group]) -> None:
+        """Put whole groups on disk and flag their images done. A shard keeps the done images that it already holds."""
+        if not groups:
+            return
+        if self._shard == 1:
+            self._commit(groups)
+        else:
+            with self._shard_lock:  # two commits of one shard at a time would lose images of one of them
+                self._commit(groups)
+
+    def _commit(self, groups: Sequence[Group]) -> None:
+        files = [file for group in groups for file in self._map_files(group)]
+        replace_files(files)
+        self._write_rows(
+            (rows, index, data)
+            for group in groups
+            for index, values in group.rows.items()
+            for rows, data in self._row_data(group.view, values)
+        )
+        self._write_rows((self._views[group.view].done, index, b"\1") for group in groups for index in group.rows)
+        with self._count_lock:
+            self.bytes_written += sum(len(data) for _, data in files)
+
+    def _map_files(self, group: Group) -> list[tuple[Path, bytes]]:
+        arrays = self._views[group.view]
+        if self._shard == 1:
+            return [
+                (self._root / files.key(index), chunk)
+                for name, files in arrays.maps.items()
+                for index, chunk in group.chunks[name].items()
+            ]
+        first = group.number * self._shard
+        done = self.done(group.view)[first : first + self._shard]
+        return [
+            (self._root / files.key(group.number), self._merged_shard(files, group, group.chunks[name], first, done))
+            for name, files in arrays.maps.items()
+        ]
+
+    def _merged_shard(
+        self, files: MapFiles, group: Group, chunks: Mapping[int, bytes], first: int, done: NDArray[np.bool_]
+    ) -> bytes:
+        places = {index - first: chunk for index, chunk in chunks.items()}
+        kept = [place for place in np.flatnonzero(done).tolist() if place not in places]
+        if kept:
+            key = files.key(group.number)
+            try:
+                old = unpack_shard(self._source.read(key), self._shard)
+                places |= {place: old[place] for place in kept}
+            except (DamagedError, FileNotFoundError, KeyError) as error:
+                raise DamagedError(
+                    f"shard {key} of cache {self._root} is damaged and holds images marked done",
+                    f"featcache verify {self._root} --deep --repair",
+                ) from error
+        return pack_shard(places, self._shard)
+
+    def _row_data(self, view: str, values: Mapping[str, bytes]) -> list[tuple[RowFiles, bytes]]:
+        arrays = self._views[view]
+        checksum = rows_checksum(values).to_bytes(arrays.checksum.row_bytes, "little")
+        return [*((arrays.rows[name], data) for name, data in values.items()), (arrays.checksum, checksum)]
+
+    def _write_rows(self, rows: Iterable[tuple[RowFiles, int, bytes]]) -> None:
+        paths = {write_row(self._root, files, index, data) for files, index, data in rows}
+        sync(paths)
+        sync({path.parent for path in paths})  # a new file needs its name on disk too

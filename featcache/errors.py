@@ -1,0 +1,49 @@
+"""The errors of the cache: each is one sentence of what happened and one hint of what helps."""
+
+
+class CacheError(Exception):
+    """Something about a cache that its user can act on.
+
+    `message` says what happened, where, what was expected and found; `hint` is what to type or try next ("" if none).
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message if not hint else f"{message}\n{hint}")
+        self.message = message
+        self.hint = hint
+
+
+class NotACacheError(CacheError):
+    """No cache at that place, or one whose creation never finished."""
+
+
+class FormatVersionError(CacheError):
+    """The cache was written in a format version that this release does not read."""
+
+
+class MismatchError(CacheError):
+    """Two identities that must be equal differ; `fields` lists (field, mine, theirs)."""
+
+    def __init__(self, message: str, hint: str, fields: list[tuple[str, object, object]]) -> None:
+        super().__init__(message, hint)
+        self.fields = fields
+
+
+class LockedError(CacheError):
+    """Another living process writes this cache."""
+
+
+class BadValueError(CacheError):
+    """A tensor cannot be stored: wrong shape, not finite, or beyond what the codec holds."""
+
+
+class NotDoneError(CacheError):
+    """The image and view asked for is not extracted yet."""
+
+
+class DamagedError(CacheError):
+    """Bytes on disk do not match their checksum, are missing, or do not decode."""
+
+
+class DiskFullError(CacheError):
+    """The disk, quota or file-size limit is reached; everything marked done is safe."""

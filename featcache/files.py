@@ -1,0 +1,86 @@
+"""Durable steps on local files: replace one whole, write a row in place, flush; and what a full disk says."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+from featcache.errors import DiskFullError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Make `path` hold `data`, or leave it as it was; on disk when this returns."""
+    replace_files([(path, data)])
+
+
+def replace_files(files: Iterable[tuple[Path, bytes]]) -> None:
+    """`replace_file` for many files, flushed together."""
+    written: list[tuple[Path, Path]] = []
+    try:
+        for path, data in files:
+            temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+            written.append((temporary, path))
+            temporary.write_bytes(data)
+        sync(temporary for temporary, _ in written)
+        for temporary, path in written:
+            temporary.replace(path)
+    except OSError:
+        for temporary, _ in written:
+            temporary.unlink(missing_ok=True)
+        raise
+    sync({path.parent for _, path in written})
+
+
+def write_at(path: Path, offset: int, data: bytes, size: int) -> None:
+    """Write bytes at an offset of a file of `size` bytes, made of zeros where it is new; not flushed."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if os.fstat(file).st_size < size:
+            os.ftruncate(file, size)
+        while data:
+            count = os.pwrite(file, data, offset)
+            data, offset = data[count:], offset + count
+    finally:
+        os.close(file)
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Flush files or directories to the disk."""
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def clear_directory(directory: Path, *, keep: str) -> None:
+    """Remove everything in a directory but the entry named `keep`."""
+    for entry in directory.iterdir():
+        if entry.name == keep:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+@contextlib.contextmanager
+def full_disk_is_clear(place: Path) -> Generator[None]:
+    """Turn the system's "no space" errors into DiskFullError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DiskFullError(
+            f"no space left to write cache {place} ({os.strerror(error.errno)})",
+            "every image marked done is safe; free some space and run the same command again, it continues",
+        ) from error

@@ -1,0 +1,214 @@
+"""`Cache`: reads what a `CacheWriter` wrote, from a directory or an fsspec URL; maps come back as float32 tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache import codecs, store
+from featcache.direct import read_map
+from featcache.errors import CacheError, DamagedError, NotACacheError, NotDoneError
+from featcache.layout import MapFiles, RowFiles, ViewFiles
+from featcache.record import Record
+from featcache.rows import read_all, read_row
+from featcache.source import open_source
+from featcache.spec import CacheSpec, GroundTruth, ImageInfo, check_format_version
+
+Buffers = Mapping[str, NDArray[Any]]
+"""By level, an array "tokens channels" of the stored dtype to read into."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image in one view. Maps are float32 "c h w", channels-last in memory; boxes cxcywh in 0-1 of the view."""
+
+    index: int
+    view: str
+    info: ImageInfo
+    input_hw: tuple[int, int]  # network input without padding, pixels
+    maps: dict[str, Tensor]  # "c h w"
+    queries: Tensor  # "n d" float32
+    boxes: Tensor  # "n 4" float32
+    scores: Tensor  # "n" float32
+    labels: Tensor  # "n" int64
+    ground_truth: GroundTruth
+
+
+class Cache:
+    """A cache opened for reading. `cache[i]` is image i in the first view, `cache.image(id)` goes by image id.
+
+    Safe to use from several threads. Raises NotACacheError and FormatVersionError when opened, NotDoneError for an
+    image that is not extracted, DamagedError naming image id, view and level where bytes do not match their checksum.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = str(path)
+        self._source = open_source(path)
+        self._group = store.open_group(path)
+        header = store.read_header(self._group)
+        if header is None:
+            raise NotACacheError(
+                f"{path} is no finished cache: its creation was interrupted, or another program made it",
+                "run the extraction that was to make it again",
+            )
+        check_format_version(header["format_version"], self.path)
+        self.spec = CacheSpec.from_json(header["spec"])
+        self.shard = int(header["shard"])
+        self.images: list[ImageInfo] = store.read_image_table(self._group)
+        self._arrays: dict[str, ViewFiles] = {}
+        self._done: dict[str, NDArray[np.bool_]] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Entry:
+        return self.entry(index)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views; the first is the one that `cache[i]` gives."""
+        return self.spec.views
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the spec."""
+        return self.spec.fingerprint
+
+    def done(self, view: str | None = None) -> NDArray[np.bool_]:
+        """Which images of a view are extracted, read afresh."""
+        view = self._view(view)
+        self._done[view] = read_all(self._source, self.files(view).done, len(self)).astype(bool)
+        return self._done[view]
+
+    def index_of(self, image_id: int) -> int:
+        """Index of an image id; raises CacheError."""
+        try:
+            return self._index_by_id[image_id]
+        except KeyError as error:
+            raise CacheError(f"no image {image_id} in cache {self.path}", f"featcache ls {self.path}") from error
+
+    def image(self, image_id: int, view: str | None = None) -> Entry:
+        """The entry of an image id."""
+        return self.entry(self.index_of(image_id), view)
+
+    def entry(self, index: int, view: str | None = None, levels: Sequence[str] | None = None) -> Entry:
+        """Image `index` in a view (the first by default), with all levels or those named."""
+        return self.decode(self.read(index, self._view(view), levels))
+
+    def window(self, index: int, level: str, y0: int, y1: int, view: str | None = None) -> Tensor:
+        """Rows [y0, y1) of one level, "c h w"; reads only the chunks under them."""
+        values = self.decode(self.read(index, self._view(view), [level])).maps[level]
+        if not 0 <= y0 < y1 <= values.shape[1]:
+            raise CacheError(f"rows {y0}:{y1} are outside level {level} of {values.shape[1]} rows")
+        return values[:, y0:y1]
+
+    def ground_truth(self, index: int) -> GroundTruth:
+        """Annotations of image `index`, in the frame of the original image."""
+        return self._ground_truth[index]
+
+    def read(self, index: int, view: str, levels: Sequence[str] | None = None, out: Buffers | None = None) -> Record:
+        """Stored values of one image, checked against their checksums; maps go into `out` where given."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} outside cache of {len(self)} images")
+        index %= len(self)
+        if not self._is_done(index, view):
+            raise NotDoneError(
+                f"image {self.images[index].id}, view {view} of cache {self.path} is not extracted yet",
+                "run the extraction again, it continues",
+            )
+        arrays = self.files(view)
+        names = [self.spec.level(name).name for name in levels or [level.name for level in self.spec.levels]]
+        rows = {name: self.read_row(files, index) for name, files in arrays.rows.items()}
+        tokens: dict[str, NDArray[Any]] = {}
+        for name in names:
+            buffer = self.empty_tokens(name)[0] if out is None else out[name]
+            h, w = rows["level_hw"][self.spec.position(name)].tolist()
+            self._read_map(index, view, arrays.maps[name], buffer)
+            tokens[name] = buffer[: h * w]
+        return Record(index, view, tokens, rows)
+
+    def decode(self, record: Record, device: torch.device | str = "cpu") -> Entry:
+        """The entry of stored values, decoded on a device; may overwrite the record's maps."""
+        files, rows = self.files(record.view), record.rows
+        count = int(rows["count"])
+
+        def moved(values: NDArray[Any]) -> Tensor:
+            return torch.as_tensor(values).to(device, non_blocking=True)
+
+        maps: dict[str, Tensor] = {}
+        for name, tokens in record.tokens.items():
+            h, w = record.level_hw(self.spec.position(name))
+            affine = [
+                moved(rows[f"{what}/{name}"]) if self.spec.codec == "uint8" else None for what in ("scale", "offset")
+            ]
+            maps[name] = codecs.decode(moved(tokens).view(h, w, -1), *affine, delta=bool(files.maps[name].delta))
+        height, width = rows["input_hw"].tolist()
+        return Entry(
+            index=record.index,
+            view=record.view,
+            info=self.images[record.index],
+            input_hw=(height, width),
+            maps=maps,
+            queries=moved(rows["queries"][:count]),
+            boxes=moved(rows["boxes"][:count]),
+            scores=moved(rows["scores"][:count]),
+            labels=moved(rows["labels"][:count]).long(),
+            ground_truth=self.ground_truth(record.index),
+        )
+
+    def files(self, view: str) -> ViewFiles:
+        """Where the arrays of a view lie."""
+        if view not in self._arrays:
+            if view not in self.views:
+                raise CacheError(f"no view {view!r} in cache {self.path}", f"views: {', '.join(self.views)}")
+            self._arrays[view] = store.open_view(self._group, self.spec, view)
+        return self._arrays[view]
+
+    def read_row(self, files: RowFiles, index: int) -> NDArray[Any]:
+        """One row of a row array, writable."""
+        if not files.direct:
+            return store.read_row(self._group, files.path, index)
+        array = files.array
+        return np.frombuffer(bytearray(read_row(self._source, files, index)), array.dtype).reshape(array.shape)
+
+    def empty_tokens(self, level: str, count: int = 1) -> NDArray[Any]:
+        """A buffer "count tokens channels" for the stored tokens of `count` images."""
+        spec = self.spec.level(level)
+        return np.empty((count, spec.tokens, spec.channels), codecs.numpy_dtype(self.spec.codec))
+
+    def _read_map(self, index: int, view: str, files: MapFiles, out: NDArray[Any]) -> None:
+        try:
+            if files.direct:
+                read_map(self._source, files, index, out)
+            else:
+                out[...] = store.read_row(self._group, files.path, index)
+        except (DamagedError, ValueError) as error:
+            message = error.message if isinstance(error, DamagedError) else str(error)
+            raise DamagedError(
+                f"image {self.images[index].id}, view {view}, level {files.level.name} of cache {self.path}: {message}",
+                f"featcache verify {self.path} --deep --repair",
+            ) from error
+
+    def _is_done(self, index: int, view: str) -> bool:
+        if view not in self._done or not self._done[view][index]:
+            self.done(view)
+        return bool(self._done[view][index])
+
+    def _view(self, view: str | None) -> str:
+        return self.views[0] if view is None else view
+
+    @cached_property
+    def _index_by_id(self) -> dict[int, int]:
+        return {image.id: index for index, image in enumerate(self.images)}
+
+    @cached_property
+    def _ground_truth(self) -> list[GroundTruth]:
+        return store.read_ground_truth(self._group)

@@ -1,0 +1,181 @@
+"""What a cache holds and what made it: `CacheSpec`, its JSON form and fingerprint; and the two records per image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import CacheError, FormatVersionError
+
+FORMAT_VERSION = 1
+
+Codec = Literal["uint8", "fp16", "none"]
+CODECS: tuple[Codec, ...] = ("uint8", "fp16", "none")
+
+Difference = tuple[str, object, object]
+"""(field, mine, theirs)"""
+
+
+@dataclass(frozen=True)
+class LevelSpec:
+    """One stored map, such as "c1" or "e16": its input pixels per cell, its width, and its largest grid.
+
+    `max_hw` is the (h, w) of the image with the most cells; an image may have any h and w with h * w up to that.
+    """
+
+    name: str
+    stride: int
+    channels: int
+    max_hw: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.replace("_", "").isalnum():
+            raise CacheError(f"level name {self.name!r} must be letters, digits and underscores")
+        if min(self.stride, self.channels, *self.max_hw) < 1:
+            raise CacheError(f"level {self.name!r}: stride, channels and max_hw must be positive")
+        object.__setattr__(self, "max_hw", (int(self.max_hw[0]), int(self.max_hw[1])))
+
+    @property
+    def tokens(self) -> int:
+        """Most cells of any image."""
+        return self.max_hw[0] * self.max_hw[1]
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """Everything that decides what the arrays of a cache hold.
+
+    `source` says what made the features (detector, weights hash, configuration, transform), `dataset` which images and
+    annotations. Both are in the fingerprint; `recipe` (command, categories, library versions, folders) is not.
+    """
+
+    levels: tuple[LevelSpec, ...]
+    detections: int
+    query_dim: int
+    codec: Codec = "uint8"
+    views: tuple[str, ...] = ("orig",)
+    source: dict[str, Any] = field(default_factory=dict[str, Any])
+    dataset: dict[str, Any] = field(default_factory=dict[str, Any])
+    recipe: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        for name in ("source", "dataset", "recipe"):  # as they will be read back: tuples become lists
+            object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name))))
+        object.__setattr__(self, "levels", tuple(self.levels))
+        object.__setattr__(self, "views", tuple(self.views))
+        if self.codec not in CODECS:
+            raise CacheError(f"codec {self.codec!r} is not known", f"choose one of {', '.join(CODECS)}")
+        for what, names in (("level", [level.name for level in self.levels]), ("view", list(self.views))):
+            if not names or len(set(names)) != len(names):
+                raise CacheError(f"{what} names must be given and differ, got {names}")
+        for view in self.views:
+            if not view or not view.replace("_", "").replace("-", "").isalnum():
+                raise CacheError(f"view name {view!r} must be letters, digits, '-' and '_'")
+
+    def level(self, name: str) -> LevelSpec:
+        """The level of that name; raises CacheError naming those there are."""
+        for level in self.levels:
+            if level.name == name:
+                return level
+        raise CacheError(
+            f"no level {name!r} in this cache", f"levels: {', '.join(level.name for level in self.levels)}"
+        )
+
+    def position(self, name: str) -> int:
+        """Place of a level in `levels`."""
+        return self.levels.index(self.level(name))
+
+    def identity(self) -> dict[str, Any]:
+        """The part that two caches must share to be the same cache; what the fingerprint is made of."""
+        whole = self.to_json()
+        del whole["recipe"]
+        return {"format_version": FORMAT_VERSION, **whole}
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits; equal exactly when `identity` is."""
+        return _digest(self.identity())
+
+    @property
+    def source_fingerprint(self) -> str:
+        """12 hex digits of source and levels without their largest grids: what a trained head is tied to."""
+        levels = [[level.name, level.stride, level.channels] for level in self.levels]
+        return _digest({"source": self.source, "levels": levels, "query_dim": self.query_dim})
+
+    def differences(self, other: CacheSpec) -> list[Difference]:
+        """Fields of the identity that differ, by dotted name, each with my value and the other's."""
+        mine, theirs = _flatten(self.identity()), _flatten(other.identity())
+        return [
+            (name, mine.get(name), theirs.get(name))
+            for name in sorted(mine.keys() | theirs.keys())
+            if mine.get(name) != theirs.get(name)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back to an equal spec."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CacheSpec:
+        """The spec of `to_json`."""
+        fields = dict(data)
+        fields["levels"] = tuple(LevelSpec(**level) for level in data["levels"])
+        return cls(**fields)
+
+
+def check_format_version(version: object, where: str) -> None:
+    """Raise FormatVersionError unless this release reads that version."""
+    if version != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{where} has cache format version {version}, this release reads version {FORMAT_VERSION}",
+            "use the release that wrote it, or extract again",
+        )
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """One image of the data set: its COCO id, its size in pixels, its file name."""
+
+    id: int
+    height: int
+    width: int
+    file_name: str
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The k annotations of one image, in the frame of the original image.
+
+    `boxes_xywh` and `areas` are in pixels as COCO gives them; `rles` are compressed COCO counts of that size.
+    """
+
+    ids: NDArray[np.int64]  # k
+    category_ids: NDArray[np.int64]  # k
+    boxes_xywh: NDArray[np.float64]  # k 4
+    areas: NDArray[np.float64]  # k
+    iscrowd: NDArray[np.bool_]  # k
+    rles: list[bytes]  # k
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def _digest(data: object) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _flatten(data: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(data, list) and any(isinstance(value, dict) for value in cast("list[object]", data)):
+        data = dict(enumerate(cast("list[object]", data)))
+    if not isinstance(data, dict) or not data:
+        return {prefix: data}
+    flat: dict[str, object] = {}
+    for key, value in cast("dict[object, object]", data).items():
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

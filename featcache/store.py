@@ -1,0 +1,244 @@
+"""The only file that imports zarr: creates the arrays of a cache, opens them, reads what needs no direct path."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import zarr
+import zarr.codecs
+import zarr.storage
+from numpy.typing import NDArray
+
+from featcache import truth
+from featcache.chunks import ZSTD_LEVEL
+from featcache.codecs import STORED_DTYPE
+from featcache.errors import NotACacheError
+from featcache.files import replace_file, sync
+from featcache.layout import (
+    ATTRIBUTE,
+    CHECKSUM_ROW,
+    DONE_ROW,
+    MapFiles,
+    RowArray,
+    RowFiles,
+    ViewFiles,
+    map_path,
+    row_arrays,
+    view_path,
+)
+from featcache.source import is_url
+from featcache.spec import FORMAT_VERSION, CacheSpec, GroundTruth, ImageInfo, LevelSpec
+
+_KEYS = {"name": "default", "configuration": {"separator": "."}}
+_FLAT_CHUNK_BYTES = 16 << 20
+
+DECODE = {
+    "uint8": "tokens = array[i][: h * w].reshape(h, w, c); if delta: tokens = cumsum(tokens, axis=0, dtype=uint8); "
+    "map = tokens * scale[i] + offset[i]",
+    "fp16": "map = array[i][: h * w].reshape(h, w, c)",
+    "none": "map = array[i][: h * w].reshape(h, w, c)",
+}
+
+
+def create(
+    root: Path, spec: CacheSpec, images: Sequence[ImageInfo], ground_truth: Sequence[GroundTruth], shard: int
+) -> None:
+    """Write every array of a new cache under `root`; the root attributes, written last, make it a cache."""
+    group = cast(Any, zarr).open_group(zarr.storage.LocalStore(root), mode="a", zarr_format=3)
+    for name, values in _flat_arrays(images, ground_truth).items():
+        _write_flat(group, name, values)
+    for view in spec.views:
+        for row in (*row_arrays(spec).values(), CHECKSUM_ROW, DONE_ROW):
+            _create_rows(group, f"{view_path(view)}/{row.name}", row, len(images))
+        for level in spec.levels:
+            _create_map(group, spec, view, level.name, len(images), shard)
+    sync(root.rglob("*"))
+    header = {"format_version": FORMAT_VERSION, "fingerprint": spec.fingerprint, "shard": shard, "spec": spec.to_json()}
+    set_attribute(root, header)
+
+
+def set_attribute(directory: Path, value: dict[str, Any]) -> None:
+    """Replace our attribute of the group or array in `directory`, in one durable step."""
+    path = directory / "zarr.json"
+    document = json.loads(path.read_bytes())
+    document["attributes"] = {**document.get("attributes", {}), ATTRIBUTE: value}
+    replace_file(path, json.dumps(document, indent=2).encode())
+
+
+def open_group(place: str | os.PathLike[str]) -> zarr.Group:
+    """The zarr group at a path or fsspec URL; raises NotACacheError."""
+    try:
+        store = zarr.storage.FsspecStore.from_url(str(place), read_only=True) if is_url(place) else str(place)
+        return cast(Any, zarr).open_group(store, mode="r", zarr_format=3)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotACacheError(f"no cache at {place}", "write one:  python -m pipeline extract --help") from error
+
+
+def read_header(group: zarr.Group) -> dict[str, Any] | None:
+    """Our attribute of the root group; None where there is no finished cache."""
+    return cast("dict[str, Any] | None", group.attrs.asdict().get(ATTRIBUTE))
+
+
+def read_array(group: zarr.Group, path: str) -> NDArray[Any]:
+    """A whole array."""
+    return np.asarray(cast(Any, group[path])[...])
+
+
+def read_row(group: zarr.Group, path: str, index: int) -> NDArray[Any]:
+    """Row `index` of an array, by plain zarr-python."""
+    return np.asarray(cast(Any, group[path])[index])
+
+
+def open_view(group: zarr.Group, spec: CacheSpec, view: str) -> ViewFiles:
+    """Where the arrays of a view lie, and which of them the direct path can read."""
+    rows = {row.name: _open_rows(group, view, row) for row in (*row_arrays(spec).values(), CHECKSUM_ROW, DONE_ROW)}
+    checksum, done = rows.pop(CHECKSUM_ROW.name), rows.pop(DONE_ROW.name)
+    maps = {level.name: _open_map(group, spec, view, level) for level in spec.levels}
+    return ViewFiles(rows, checksum, done, maps)
+
+
+def _open_rows(group: zarr.Group, view: str, row: RowArray) -> RowFiles:
+    path = f"{view_path(view)}/{row.name}"
+    array = cast(Any, group[path])
+    direct = _codec_names(array) == ["bytes"] and _has_our_keys(array)
+    return RowFiles(row, path, chunk_rows=array.chunks[0], direct=direct)
+
+
+def _open_map(group: zarr.Group, spec: CacheSpec, view: str, level: LevelSpec) -> MapFiles:
+    path = map_path(view, level.name)
+    array = cast(Any, group[path])
+    compress = spec.codec != "none"
+    codecs = ["bytes", "zstd", "crc32c"] if compress else ["bytes", "crc32c"]
+    return MapFiles(
+        level,
+        path,
+        shard=array.shards[0] if array.shards else 1,
+        compress=compress,
+        delta=array.attrs[ATTRIBUTE].get("delta"),
+        direct=_codec_names(array) == codecs and _has_our_keys(array),
+    )
+
+
+def _codec_names(array: Any) -> list[str] | None:
+    """Names of the codecs of a chunk, little-endian throughout, seen through the sharding codec; None for any other."""
+    codecs = list(array.metadata.to_dict()["codecs"])
+    if len(codecs) == 1 and codecs[0]["name"] == "sharding_indexed":
+        shard = codecs[0]["configuration"]
+        if shard["index_location"] != "end" or [codec["name"] for codec in shard["index_codecs"]] != [
+            "bytes",
+            "crc32c",
+        ]:
+            return None
+        codecs = list(shard["codecs"])
+    if any(codec.get("configuration", {}).get("endian") == "big" for codec in codecs):
+        return None
+    return [codec["name"] for codec in codecs]
+
+
+def _has_our_keys(array: Any) -> bool:
+    return array.metadata.to_dict()["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "."}}
+
+
+def read_image_table(group: zarr.Group) -> list[ImageInfo]:
+    """All images, in index order."""
+    table = {name: read_array(group, f"images/{name}") for name in ("id", "height", "width", "name_end", "name_bytes")}
+    text, ends = table["name_bytes"].tobytes(), [0, *table["name_end"].tolist()]
+    return [
+        ImageInfo(id=image_id, height=height, width=width, file_name=text[start:end].decode())
+        for image_id, height, width, start, end in zip(
+            table["id"].tolist(), table["height"].tolist(), table["width"].tolist(), ends, ends[1:], strict=False
+        )
+    ]
+
+
+def read_ground_truth(group: zarr.Group) -> list[GroundTruth]:
+    """Annotations of all images, in index order."""
+    return truth.from_table(lambda name: read_array(group, f"{truth.GROUP}/{name}"))
+
+
+def _image_table(images: Sequence[ImageInfo]) -> dict[str, NDArray[Any]]:
+    names = [image.file_name.encode() for image in images]
+    return {
+        "images/id": np.array([image.id for image in images], "<i8"),
+        "images/height": np.array([image.height for image in images], "<i4"),
+        "images/width": np.array([image.width for image in images], "<i4"),
+        "images/name_end": np.cumsum([len(name) for name in names], dtype="<i8"),
+        "images/name_bytes": np.frombuffer(b"".join(names), np.uint8),
+    }
+
+
+def _flat_arrays(images: Sequence[ImageInfo], truths: Sequence[GroundTruth]) -> dict[str, NDArray[Any]]:
+    return _image_table(images) | {f"{truth.GROUP}/{name}": values for name, values in truth.to_table(truths).items()}
+
+
+def _write_flat(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+    rows = max(1, min(len(values), _FLAT_CHUNK_BYTES // (values.itemsize * int(np.prod(values.shape[1:])))))
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(rows, *values.shape[1:]),
+        compressors=_compressors(compress=True),
+        chunk_key_encoding=cast(Any, _KEYS),
+        fill_value=0,
+        overwrite=True,
+    )
+    if len(values):
+        array[...] = values
+
+
+def _create_rows(group: zarr.Group, path: str, row: RowArray, images: int) -> None:
+    group.create_array(
+        path,
+        shape=(images, *row.shape),
+        dtype=row.dtype,
+        chunks=(row.chunk_rows(images), *row.shape),
+        compressors=None,
+        chunk_key_encoding=cast(Any, _KEYS),
+        fill_value=0,
+        overwrite=True,
+    )
+
+
+def _create_map(group: zarr.Group, spec: CacheSpec, view: str, level_name: str, images: int, shard: int) -> None:
+    level = spec.level(level_name)
+    group.create_array(
+        map_path(view, level_name),
+        shape=(images, level.tokens, level.channels),
+        dtype=STORED_DTYPE[spec.codec],
+        chunks=(1, level.tokens, level.channels),
+        shards=(shard, level.tokens, level.channels) if shard > 1 else None,
+        compressors=_compressors(compress=spec.codec != "none"),
+        chunk_key_encoding=cast(Any, _KEYS),
+        fill_value=0,
+        attributes={ATTRIBUTE: map_attribute(spec, view, level_name, delta=None)},
+        overwrite=True,
+    )
+
+
+def map_attribute(spec: CacheSpec, view: str, level_name: str, *, delta: bool | None) -> dict[str, Any]:
+    """What a map array says of itself, enough to read it without our code. `delta` is null until the first image."""
+    group, index = view_path(view), spec.position(level_name)
+    attribute: dict[str, Any] = {
+        "codec": spec.codec,
+        "stride": spec.level(level_name).stride,
+        "h_w": f"{group}/level_hw, row i, entry {index}",
+        "decode": DECODE[spec.codec],
+    }
+    if spec.codec == "uint8":
+        attribute |= {
+            "delta": delta,
+            "scale": f"{group}/scale/{level_name}",
+            "offset": f"{group}/offset/{level_name}",
+        }
+    return attribute
+
+
+def _compressors(*, compress: bool) -> list[Any]:
+    checksum = zarr.codecs.Crc32cCodec()
+    return [zarr.codecs.ZstdCodec(level=ZSTD_LEVEL, checksum=False), checksum] if compress else [checksum]

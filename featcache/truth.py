@@ -1,0 +1,44 @@
+"""Ground truth of all images as flat arrays with ends, and the k annotations of one image cut out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.spec import GroundTruth
+
+GROUP = "ground_truth"
+
+
+def to_table(truths: Sequence[GroundTruth]) -> dict[str, NDArray[Any]]:
+    """Flat arrays by name; annotations of image i are rows end[i - 1] to end[i], RLE bytes of annotation j likewise."""
+    rles = [rle for truth in truths for rle in truth.rles]
+
+    def joined(field: str, dtype: str, *width: int) -> NDArray[Any]:
+        return np.concatenate([np.asarray(getattr(truth, field)).reshape(-1, *width) for truth in truths]).astype(dtype)
+
+    return {
+        "end": np.cumsum([len(truth) for truth in truths], dtype="<i8"),
+        "id": joined("ids", "<i8"),
+        "category_id": joined("category_ids", "<i8"),
+        "box_xywh": joined("boxes_xywh", "<f8", 4),
+        "area": joined("areas", "<f8"),
+        "iscrowd": joined("iscrowd", "|u1"),
+        "rle_end": np.cumsum([len(rle) for rle in rles], dtype="<i8"),
+        "rle_bytes": np.frombuffer(b"".join(rles), np.uint8),
+    }
+
+
+def from_table(read: Callable[[str], NDArray[Any]]) -> list[GroundTruth]:
+    """The annotations of every image, from a function that gives each array of `to_table` by name."""
+    ends = [0, *read("end").tolist()]
+    ids, categories, boxes, areas = read("id"), read("category_id"), read("box_xywh"), read("area")
+    crowd, text = read("iscrowd").astype(bool), read("rle_bytes").tobytes()
+    rles = [text[start:end] for start, end in pairwise([0, *read("rle_end").tolist()])]
+    return [
+        GroundTruth(ids[a:b], categories[a:b], boxes[a:b], areas[a:b], crowd[a:b], rles[a:b]) for a, b in pairwise(ends)
+    ]

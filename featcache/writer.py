@@ -1,0 +1,336 @@
+"""`CacheWriter`: features in, a cache on disk out. Done means on disk; whatever is not done is extracted again."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from queue import Empty, Queue
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache import codecs, store
+from featcache.chunks import encode_chunk
+from featcache.commit import Committer, Group
+from featcache.errors import BadValueError, CacheError, MismatchError, NotACacheError
+from featcache.files import clear_directory, full_disk_is_clear
+from featcache.layout import ViewFiles
+from featcache.lock import LOCK_NAME, WriterLock
+from featcache.record import Record
+from featcache.spec import CacheSpec, GroundTruth, ImageInfo, check_format_version
+
+_OPEN_GROUPS = 4
+"""Shards that may be begun at a time."""
+
+
+class CacheWriter:
+    """Creates a cache, or continues one with the same fingerprint; a context manager.
+
+    `put` quantises on the device that made the features and hands the bytes to `threads` writer threads through a queue
+    of at most `queue` images, so memory stays bounded however slow the disk is. `shard` images share a file. Raises
+    MismatchError for a cache of another fingerprint and LockedError while another writer lives.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        spec: CacheSpec,
+        images: Sequence[ImageInfo],
+        ground_truth: Sequence[GroundTruth],
+        *,
+        shard: int = 1,
+        threads: int = 2,
+        queue: int = 8,
+    ) -> None:
+        self.path = Path(path)
+        self.spec = spec
+        self.images = list(images)
+        _check_tables(self.images, ground_truth, shard)
+        with full_disk_is_clear(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            _refuse_foreign(self.path)
+            self._lock = WriterLock(self.path)
+            try:
+                shard = self._create_or_resume(ground_truth, shard)
+                group = store.open_group(self.path)
+                self._views: dict[str, ViewFiles] = {view: store.open_view(group, spec, view) for view in spec.views}
+                self._delta: dict[tuple[str, str], bool | None] = {
+                    (view, name): files.delta
+                    for view, arrays in self._views.items()
+                    for name, files in arrays.maps.items()
+                }
+            except BaseException:
+                self._lock.release()
+                raise
+        self._shard = shard
+        self._committer = Committer(self.path, self._views, len(self.images), shard)
+        self._open: dict[tuple[str, int], Group] = {}
+        self._open_lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._batch = max(1, queue // threads)
+        self._queue: Queue[Record | None] = Queue(maxsize=queue)
+        self._threads = [
+            threading.Thread(target=self._work, name="featcache-writer", daemon=True) for _ in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> CacheWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except CacheError:
+            if error is None:  # do not hide what went wrong first
+                raise
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of maps this writer has put on disk."""
+        return self._committer.bytes_written
+
+    def done(self, view: str) -> NDArray[np.bool_]:
+        """Which images of a view are on disk."""
+        return self._committer.done(view)
+
+    def pending(self, view: str) -> list[int]:
+        """Indices of a view that are not done yet."""
+        return np.flatnonzero(~self.done(view)).tolist()
+
+    def put(
+        self,
+        index: int,
+        view: str,
+        *,
+        maps: Mapping[str, Tensor],  # "c h w" each
+        queries: Tensor,  # "n d"
+        boxes: Tensor,  # "n 4"
+        scores: Tensor,  # "n"
+        labels: Tensor,  # "n"
+        input_hw: tuple[int, int],
+    ) -> None:
+        """Store one image in one view; returns when it is queued, done when it is on disk.
+
+        Boxes are cxcywh in 0-1 of the view; `input_hw` is the network's input without padding, in pixels. Raises
+        BadValueError naming image id, level and position for a shape or value that cannot be stored.
+        """
+        rows = self._detection_rows(index, view, queries, boxes, scores, labels, input_hw)
+        tokens: dict[str, NDArray[Any]] = {}
+        level_hw: list[tuple[int, int]] = []
+        encoded = self._encode(index, view, maps)
+        for level in self.spec.levels:
+            stored = encoded[level.name]
+            h, w, c = stored.tokens.shape
+            level_hw.append((h, w))
+            values = stored.tokens
+            if stored.scale is not None and stored.offset is not None:
+                rows[f"scale/{level.name}"] = stored.scale.cpu().numpy()
+                rows[f"offset/{level.name}"] = stored.offset.cpu().numpy()
+                if self._uses_delta(view, level.name, values):
+                    values = codecs.add_delta(values)
+            tokens[level.name] = values.reshape(h * w, c).cpu().numpy()
+        rows["level_hw"] = np.array(level_hw)
+        self.put_record(Record(index, view, tokens, rows))
+
+    def put_record(self, record: Record) -> None:
+        """Store one image that is already in stored values, such as one copied from another cache."""
+        self._raise_error()
+        self._queue.put(record)
+
+    def delta(self, view: str, level: str) -> bool | None:
+        """Whether a level of a view is stored as row differences; None before its first image."""
+        return self._delta[view, level]
+
+    def set_delta(self, view: str, level: str, delta: bool) -> None:
+        """Choose row differences or not, durably, before the first image of that level."""
+        store.set_attribute(
+            self.path / self._views[view].maps[level].path, store.map_attribute(self.spec, view, level, delta=delta)
+        )
+        self._delta[view, level] = delta
+
+    def flush(self) -> None:
+        """Return when everything put is on disk and marked done."""
+        self._queue.join()
+        self._raise_error()
+        with self._open_lock:
+            groups = list(self._open.values())
+            self._open.clear()
+        with full_disk_is_clear(self.path):
+            self._committer.commit(groups)
+
+    def close(self) -> None:
+        """Flush, stop the threads, let the next writer in."""
+        if not self._threads:
+            return
+        try:
+            self.flush()
+        finally:
+            for _ in self._threads:
+                self._queue.put(None)
+            for thread in self._threads:
+                thread.join()
+            self._threads = []
+            self._lock.release()
+
+    def _create_or_resume(self, ground_truth: Sequence[GroundTruth], shard: int) -> int:
+        header = store.read_header(store.open_group(self.path)) if (self.path / "zarr.json").exists() else None
+        if header is None:  # new, or its creation was killed
+            clear_directory(self.path, keep=LOCK_NAME)
+            store.create(self.path, self.spec, self.images, ground_truth, shard)
+            return shard
+        check_format_version(header["format_version"], str(self.path))
+        fields = CacheSpec.from_json(header["spec"]).differences(self.spec)
+        if fields:
+            listing = "; ".join(f"{name}: cache has {cached!r}, now {now!r}" for name, cached, now in fields)
+            raise MismatchError(
+                f"cache {self.path} was made by something else ({listing})",
+                "choose another --cache directory, or repeat the command that made this one (featcache info shows it)",
+                fields,
+            )
+        return int(header["shard"])
+
+    def _encode(self, index: int, view: str, maps: Mapping[str, Tensor]) -> dict[str, codecs.Encoded]:
+        names = [level.name for level in self.spec.levels]
+        if set(maps) != set(names):
+            raise BadValueError(f"{self._name(index, view)}: maps {sorted(maps)} given, cache holds {sorted(names)}")
+        for level in self.spec.levels:
+            shape = tuple(maps[level.name].shape)
+            if len(shape) != 3 or shape[0] != level.channels or not 0 < shape[1] * shape[2] <= level.tokens:
+                raise BadValueError(
+                    f"{self._name(index, view)}, level {level.name}: map is {shape}, "
+                    f"cache holds ({level.channels}, h, w) with h * w up to {level.tokens}"
+                )
+        ranges = {name: codecs.channel_range(maps[name]) for name in names}
+        checks = [codecs.storable(self.spec.codec, *ranges[name]).all() for name in names]
+        if not torch.stack(checks).all():  # one wait for the device, whatever the number of levels
+            self._refuse_values(index, view, names[[bool(check) for check in checks].index(False)], maps)
+        return {name: codecs.encode(self.spec.codec, maps[name], *ranges[name]) for name in names}
+
+    def _refuse_values(self, index: int, view: str, level: str, maps: Mapping[str, Tensor]) -> None:
+        row, column, channel = codecs.first_bad(self.spec.codec, maps[level])
+        value = float(maps[level][channel, row, column])
+        raise BadValueError(
+            f"{self._name(index, view)}, level {level}: value {value} at row {row}, column {column}, channel {channel} "
+            f"cannot be stored as {self.spec.codec}",
+            "find out what makes the detector give it; codec none holds every finite float32",
+        )
+
+    def _uses_delta(self, view: str, level: str, tokens: Tensor) -> bool:
+        delta = self._delta[view, level]
+        if delta is None:
+            plain, rows = (
+                encode_chunk(values.cpu().numpy(), compress=True) for values in (tokens, codecs.add_delta(tokens))
+            )
+            delta = len(rows) < len(plain)
+            self.set_delta(view, level, delta)
+        return delta
+
+    def _detection_rows(
+        self,
+        index: int,
+        view: str,
+        queries: Tensor,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        input_hw: tuple[int, int],
+    ) -> dict[str, NDArray[Any]]:
+        if view not in self._views or not 0 <= index < len(self.images):
+            raise BadValueError(f"no view {view!r} with index {index} in this cache of {len(self.images)} images")
+        count, name = len(boxes), self._name(index, view)
+        if count > self.spec.detections:
+            raise BadValueError(f"{name}: {count} detections given, cache holds {self.spec.detections}")
+        rows: dict[str, NDArray[Any]] = {
+            "count": np.array(count),
+            "input_hw": np.array([int(side) for side in input_hw]),
+        }
+        for key, values in (("boxes", boxes), ("scores", scores), ("labels", labels), ("queries", queries)):
+            array = self._views[view].rows[key].array
+            given = values.detach().cpu()
+            given = given.float().numpy() if given.is_floating_point() else given.numpy()
+            if given.shape != (count, *array.shape[1:]):
+                raise BadValueError(f"{name}: {key} are {given.shape}, expected {(count, *array.shape[1:])}")
+            finite = np.isfinite(given)
+            if not finite.all():
+                raise BadValueError(f"{name}: {key} hold {given[~finite][0]} at {np.argwhere(~finite)[0].tolist()}")
+            rows[key] = np.zeros(array.shape, array.dtype)
+            rows[key][:count] = given
+        return rows
+
+    def _name(self, index: int, view: str) -> str:
+        return f"image {self.images[index].id}, view {view}"
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        """Body of a writer thread. Images that wait are committed together, so a slow disk is flushed less often."""
+        stopping = False
+        while not stopping:
+            records, stopping = self._take()
+            try:
+                if self._error is None:
+                    with full_disk_is_clear(self.path):
+                        groups = [group for record in records for group in self._collect(record)]
+                        self._committer.commit(groups)
+            except BaseException as error:  # raised to the caller by the next put, flush or close
+                self._error = error
+            for _ in records:
+                self._queue.task_done()
+
+    def _take(self) -> tuple[list[Record], bool]:
+        """The next record and those that already wait behind it, and whether this thread is asked to stop."""
+        records: list[Record] = []
+        with contextlib.suppress(Empty):
+            item = self._queue.get()
+            while item is not None:
+                records.append(item)
+                if len(records) == self._batch:
+                    return records, False
+                item = self._queue.get_nowait()
+            return records, True
+        return records, False
+
+    def _collect(self, record: Record) -> list[Group]:
+        """Add a record to its group; the groups that are now to be written."""
+        chunks, rows = self._committer.encode(record)
+        key = (record.view, record.index // self._shard)
+        with self._open_lock:
+            group = self._open.setdefault(key, Group(*key))
+            for name, chunk in chunks.items():
+                group.chunks.setdefault(name, {})[record.index] = chunk
+            group.rows[record.index] = rows
+            if len(group.rows) == min(self._shard, len(self.images) - key[1] * self._shard):
+                return [self._open.pop(key)]
+            if len(self._open) > _OPEN_GROUPS:  # images came in no order: write the oldest group as far as it is
+                return [self._open.pop(next(iter(self._open)))]
+        return []
+
+
+def _check_tables(images: Sequence[ImageInfo], ground_truth: Sequence[GroundTruth], shard: int) -> None:
+    if not images or len(images) != len(ground_truth):
+        raise CacheError(
+            f"{len(images)} images and {len(ground_truth)} ground truths given; both must be the same, not 0"
+        )
+    if len({image.id for image in images}) != len(images):
+        raise CacheError("two images have the same id")
+    if shard < 1:
+        raise CacheError(f"shard is {shard}, must be at least 1")
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse to write into a directory that holds something else, another zarr group included."""
+    if not any(path.iterdir()) or (path / LOCK_NAME).exists():
+        return
+    if not (path / "zarr.json").exists() or store.read_header(store.open_group(path)) is None:
+        raise NotACacheError(f"{path} is not empty and not a cache", "choose a new or empty directory for the cache")

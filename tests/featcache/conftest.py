@@ -1,0 +1,27 @@
+"""Fixtures for the tests of the cache."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cache_toy import make_features, make_images, make_spec, make_truth
+
+from featcache import CacheWriter
+
+
+@pytest.fixture
+def make_cache(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a cache of `count` images: make_cache(count, name, shard, order, spec fields) -> path."""
+
+    def make(
+        count: int = 5, *, name: str = "cache", shard: int = 1, order: list[int] | None = None, **changes: Any
+    ) -> Path:
+        spec = make_spec(**changes)
+        with CacheWriter(tmp_path / name, spec, make_images(count), make_truth(count), shard=shard) as writer:
+            for view in spec.views:
+                for index in range(count) if order is None else order:
+                    writer.put(index, view, **make_features(index, view))
+        return tmp_path / name
+
+    return make
