@@ -60,6 +60,8 @@ def from_table(cls: type[C], table: Mapping[str, Any], where: str) -> C:
 def _value(hint: Any, value: Any, where: str) -> Any:
     """`value` as the annotated type, or an error that says what was expected and found."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or (origin is Mapping and isinstance(value, Mapping)):
+        return value
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_table(typing.cast(type, hint), value, where)
     if origin in (typing.Union, types.UnionType):

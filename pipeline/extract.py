@@ -10,11 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from featcache.spec import CacheSpec
-from featcache.writer import CacheWriter
+from featcache import CacheSpec, CacheWriter
 
 from .data.coco import CocoSet, load_coco
-from .data.decode import UnreadableImageError, decode_ahead, plan_batches
+from .data.decode import decode_ahead, plan_batches
+from .data.images import UnreadableImageError
 from .data.transforms import check_view
 from .detectors.base import Features, FrozenDetector
 from .detectors.registry import build_detector
@@ -94,11 +94,10 @@ def cache_spec(model: FrozenDetector, coco: CocoSet, codec: Codec, views: Sequen
         query_dim=model.query_dim,
         codec=codec,
         views=tuple(views),
-        source=model.identity,
+        source={**model.identity, "encoder": list(model.encoder)},
         dataset={"annotations_sha256": coco.sha256, "images": len(coco.images), "image_ids": coco.digest()},
         recipe={
             "categories": list(coco.categories),
-            "encoder": list(model.encoder),
             "images_folder": str(coco.folder),
             "command": " ".join(sys.argv),
             "versions": _versions(),

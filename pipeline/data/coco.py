@@ -3,17 +3,21 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
-from featcache.spec import GroundTruth, ImageInfo
+from featcache import GroundTruth, ImageInfo
 
 from ..errors import PipelineError
 from ..masks import rle
+from .images import open_image
 
 Category = dict[str, Any]  # {"id": int, "name": str}
 
@@ -62,6 +66,18 @@ def load_coco(annotations: Path, images: Path | None = None, limit: int | None =
     infos = infos[:limit]
     truth = tuple(_ground_truth(by_image[info.id], info, annotations) for info in infos)
     return CocoSet(tuple(infos), truth, categories, sha256, images)
+
+
+def read_image(coco: CocoSet, index: int) -> Image.Image:
+    """The image at this position, RGB; raises UnreadableImageError, also where its size is not the one annotated."""
+    info = coco.images[index]
+    return open_image(coco.path(index), (info.height, info.width))
+
+
+def contiguous_labels(truth: GroundTruth, categories: Sequence[Category]) -> Tensor:
+    """The label of each annotation: the position of its category among `categories`. int64 "k" """
+    position = {int(category["id"]): label for label, category in enumerate(categories)}
+    return torch.tensor([position[category_id] for category_id in truth.category_ids.tolist()], dtype=torch.int64)
 
 
 def _read(annotations: Path) -> tuple[Mapping[str, Any], str]:

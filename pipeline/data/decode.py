@@ -5,19 +5,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..errors import PipelineError
-from .coco import CocoSet
+from .coco import CocoSet, read_image
+from .images import UnreadableImageError
 from .transforms import Transform
-
-
-class UnreadableImageError(PipelineError):
-    """An image file is missing, truncated, of no known format, or not of the size its annotation says."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +22,6 @@ class DecodedBatch:
     images: Tensor
     """ "b 3 h w", one for each index; b is 0 if none could be read."""
     errors: dict[int, UnreadableImageError]
-
-
-def read_image(path: Path, expected_hw: tuple[int, int] | None = None) -> Image.Image:
-    """The image as RGB in the frame COCO annotates (EXIF rotation not applied); raises UnreadableImageError."""
-    try:
-        with Image.open(path) as image:
-            rgb = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise UnreadableImageError(f"{path}: {reason}") from None
-    if expected_hw is not None and (rgb.height, rgb.width) != expected_hw:
-        found, expected = (f"{height} x {width}" for height, width in ((rgb.height, rgb.width), expected_hw))
-        raise UnreadableImageError(f"{path}: {found} pixels, its annotation says {expected}")
-    return rgb
 
 
 def plan_batches(coco: CocoSet, indices: Sequence[int], transform: Transform, size: int) -> list[list[int]]:
@@ -65,9 +45,8 @@ def decode_ahead(
     """The batches in order; while one is used, `ahead` more are being read."""
 
     def load(index: int) -> Tensor | UnreadableImageError:
-        info = coco.images[index]
         try:
-            return transform(read_image(coco.path(index), (info.height, info.width)), view)
+            return transform(read_image(coco, index), view)
         except UnreadableImageError as error:
             return error
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from featcache.spec import GroundTruth
+from featcache import GroundTruth
 
 from ..errors import UsageError, nearest
 from ..masks import rle
@@ -102,6 +102,11 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
     """Corners -> COCO's corner and size. "... 4" """
     return torch.cat([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], dim=-1)
+
+
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """COCO's corner and size -> corners. "... 4" """
+    return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], dim=-1)
 
 
 def flip_boxes(boxes_cxcywh: Tensor, view: str) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from featcache.spec import LevelSpec
+from featcache import LevelSpec
 
 from ..data.transforms import Transform
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcache.spec import LevelSpec
+from featcache import LevelSpec
 
 from ..config import from_table
 from ..data.transforms import Transform, xyxy_to_cxcywh

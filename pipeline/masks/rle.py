@@ -52,3 +52,16 @@ def from_segmentation(segmentation: Any, image_hw: tuple[int, int]) -> bytes:
         return segmentation["counts"].encode()
     except (TypeError, KeyError, AttributeError, IndexError) as error:
         raise ValueError(f"neither polygons nor RLE ({error})") from None
+
+
+def intersection(first: bytes, second: bytes, image_hw: tuple[int, int]) -> bytes:
+    """Pixels in both masks."""
+    both: Any = coco_mask.merge([as_coco(first, image_hw), as_coco(second, image_hw)], intersect=True)
+    return both["counts"]
+
+
+def iou(first: bytes, second: bytes, image_hw: tuple[int, int]) -> float:
+    """Intersection over union of two masks; 0 if both are empty."""
+    union = area(first, image_hw) + area(second, image_hw)
+    common = area(intersection(first, second, image_hw), image_hw)
+    return common / (union - common) if union else 0.0

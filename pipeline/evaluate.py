@@ -1,0 +1,132 @@
+"""A cache and a run -> COCO AP. Nothing else is opened: no image, no annotation file, no detector."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from featcache import Cache
+
+from .data.coco import Category, contiguous_labels
+from .data.sources import Batch, Cached
+from .data.transforms import view_to_original
+from .errors import PipelineError
+from .heads.base import Masks
+from .heads.registry import load_run
+from .masks.coco_eval import coco_figures, coco_ground_truth
+from .masks.matching import in_box_iou, match_boxes
+from .masks.paste import paste
+from .masks.references import box_logits, oracle_logits
+from .masks.results import Result, box_results, mask_results
+from .progress import Progress
+
+Reference = Literal["box", "oracle"]
+Predict = Callable[[Batch], Masks]
+"""A batch of one image -> its masks."""
+
+
+def main(*, cache: Path, run: Path, reference: Reference | None = None, device: str = "cpu") -> dict[str, Any]:
+    """Evaluate the head of `run` on every image of the cache; writes metrics.json and results.json into `run`.
+
+    Returns the metrics: `bbox` is the AP of the frozen detector by its own scores, `segm` that of the masks by theirs,
+    `mask_iou` the mean, over matched detections, of the mask's IoU with the ground truth inside the box. `reference`
+    takes the place of the head: `box` fills the boxes, `oracle` is the best that 32 x 32 masks in these boxes can do.
+    """
+    opened = Cache(cache)
+    categories, view = opened.spec.recipe["categories"], opened.views[0]
+    predict = _reference(reference, categories) if reference else _head(run, opened, device)
+    indices = _done(opened, view)
+    source = Cached(opened, device)
+    found: list[ImageResults] = []
+    with Progress(len(indices), "images") as progress:
+        for index in indices:
+            batch = source.batch([(index, view)])
+            found.append(image_results(batch, predict(batch), categories))
+            progress.update(1)
+    metrics = _metrics(opened, indices, found)
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "results.json", [result for image in found for result in image.masks])
+    write_json(run / "metrics.json", metrics)
+    return metrics
+
+
+@dataclass(frozen=True)
+class ImageResults:
+    """What one image adds: results in COCO's format, and the mask IoU of each matched detection."""
+
+    boxes: list[Result]
+    masks: list[Result]
+    ious: list[float]
+
+
+def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) -> ImageResults:
+    """Results of a batch of one image; its masks are pasted and run-length encoded here, so that none outlives it."""
+    info, view, truth = batch.infos[0], batch.views[0], batch.ground_truth[0]
+    image_hw = (info.height, info.width)
+    boxes_xyxy, labels = view_to_original(masks.boxes.cpu(), image_hw, view), masks.labels.cpu()
+    counts = paste(masks.mask_logits, masks.boxes, image_hw, view)
+    boxes = box_results(info.id, boxes_xyxy, batch.features.scores[0], labels, [c["id"] for c in categories])
+    pairs = match_boxes(boxes_xyxy, labels, truth, contiguous_labels(truth, categories))
+    filled = paste(box_logits(masks.boxes), masks.boxes, image_hw, view)
+    ious = [in_box_iou(counts[n], truth.rles[k], filled[n], image_hw) for n, k in pairs]
+    return ImageResults(boxes, mask_results(boxes, masks.scores, counts, image_hw), ious)
+
+
+def _metrics(cache: Cache, indices: list[int], found: list[ImageResults]) -> dict[str, Any]:
+    truth = coco_ground_truth(
+        [cache.images[index] for index in indices],
+        [cache.ground_truth(index) for index in indices],
+        cache.spec.recipe["categories"],
+    )
+    ious = [iou for image in found for iou in image.ious]
+    return {
+        "segm": coco_figures(truth, [result for image in found for result in image.masks], "segm"),
+        "bbox": coco_figures(truth, [result for image in found for result in image.boxes], "bbox"),
+        "mask_iou": round(float(np.mean(ious)), 4) if ious else None,
+        "matched": len(ious),
+        "images": len(indices),
+    }
+
+
+def _done(cache: Cache, view: str) -> list[int]:
+    """Indices of the images that are extracted; those that are not are counted on stderr."""
+    indices = np.flatnonzero(cache.done(view)).tolist()
+    if not indices:
+        raise PipelineError(f"no image of {cache.path} is extracted yet", "run its `extract` command again")
+    if len(indices) < len(cache):
+        missing = f"{len(cache) - len(indices)} of {len(cache)} images of {cache.path} are not extracted"
+        print(f"warning: {missing} and are left out of the evaluation", file=sys.stderr)
+    return indices
+
+
+def _head(run: Path, cache: Cache, device: str) -> Predict:
+    head = load_run(run)
+    return lambda batch: head.predict(batch.features, batch.counts)[0]
+
+
+def _reference(kind: Reference, categories: Sequence[Category]) -> Predict:
+    def predict(batch: Batch) -> Masks:
+        features, info, truth = batch.features, batch.infos[0], batch.ground_truth[0]
+        boxes, labels = features.boxes[0], features.labels[0]
+        if kind == "box":
+            logits = box_logits(boxes)
+        else:
+            image_hw = (info.height, info.width)
+            boxes_xyxy = view_to_original(boxes, image_hw, batch.views[0])
+            logits = oracle_logits(boxes_xyxy, labels, truth, contiguous_labels(truth, categories), image_hw)
+            if batch.views[0] == "hflip":
+                logits = logits.flip(-1)
+        return Masks(mask_logits=logits, boxes=boxes, scores=features.scores[0], labels=labels)
+
+    return predict
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write the whole file or nothing."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=None if isinstance(content, list) else 2))
+    part.replace(file)
