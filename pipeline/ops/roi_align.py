@@ -36,5 +36,6 @@ def roi_align(
         total = total + F.interpolate(coarse, size=finest.shape[-2:], mode="bilinear", align_corners=False)
     rois = torch.cat([F.pad(box.float(), (1, 0), value=float(image)) for image, box in enumerate(boxes)])
     # torchvision has no bfloat16 kernel, and in half precision it would round the boxes too.
-    pooled = torchvision.ops.roi_align(total.float(), rois, size, 1.0 / stride, sampling_ratio, aligned=True)
+    with torch.autocast(finest.device.type, enabled=False):
+        pooled = torchvision.ops.roi_align(total.float(), rois, size, 1.0 / stride, sampling_ratio, aligned=True)
     return pooled.to(finest.dtype)

@@ -1,0 +1,111 @@
+"""Where features come from: a live detector or a cache. One interface, the same tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from featcache import Cache, CacheSpec, Entry, GroundTruth, ImageInfo
+
+from ..detectors.base import Features, FrozenDetector
+from .coco import CocoSet, read_image
+
+Pair = tuple[int, str]
+"""(index of the image, view)"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """b images with their features and annotations."""
+
+    features: Features
+    counts: list[int]
+    """Detections of each image; rows of `features` beyond them are padding."""
+    ground_truth: list[GroundTruth]
+    """In the frame of the original image, whatever the view."""
+    infos: list[ImageInfo]
+    views: list[str]
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+
+class FeatureSource(Protocol):
+    """Features by position and view."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, pairs: Sequence[Pair]) -> Batch:
+        """The features of these images, padded to the largest of them."""
+        ...
+
+
+class Cached:
+    """Features out of a cache directory; nothing else is opened."""
+
+    def __init__(self, cache: Cache, device: torch.device | str = "cpu") -> None:
+        self.cache, self.device = cache, torch.device(device)
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def batch(self, pairs: Sequence[Pair]) -> Batch:
+        """See `FeatureSource`."""
+        entries = [self.cache.decode(self.cache.read(*pair), self.device) for pair in pairs]
+        return collate(entries, self.cache.spec)
+
+
+class Live:
+    """Features out of the detector, computed at each call: what a cache replaces."""
+
+    def __init__(self, detector: FrozenDetector, coco: CocoSet) -> None:
+        self.detector, self.coco = detector, coco
+
+    def __len__(self) -> int:
+        return len(self.coco.images)
+
+    def batch(self, pairs: Sequence[Pair]) -> Batch:
+        """See `FeatureSource`. All images must have one network input size."""
+        inputs = [self.detector.transform(read_image(self.coco, index), view) for index, view in pairs]
+        features = self.detector.detect(torch.stack(inputs))
+        return Batch(
+            features=features,
+            counts=[features.boxes.shape[1]] * len(pairs),
+            ground_truth=[self.coco.ground_truth[index] for index, _ in pairs],
+            infos=[self.coco.images[index] for index, _ in pairs],
+            views=[view for _, view in pairs],
+        )
+
+
+def collate(entries: Sequence[Entry], spec: CacheSpec) -> Batch:
+    """Entries of a cache as one batch; maps and detections are zero beyond each image's own."""
+    features = Features(
+        maps={name: pad([entry.maps[name] for entry in entries]) for name in entries[0].maps},
+        encoder=tuple(spec.source["encoder"]),  # pyright: ignore[reportArgumentType]
+        strides={level.name: level.stride for level in spec.levels},
+        queries=pad([entry.queries for entry in entries]),
+        boxes=pad([entry.boxes for entry in entries]),
+        scores=pad([entry.scores for entry in entries]),
+        labels=pad([entry.labels for entry in entries]),
+        input_hw=torch.tensor([entry.input_hw for entry in entries], device=entries[0].boxes.device),
+    )
+    return Batch(
+        features=features,
+        counts=[len(entry.boxes) for entry in entries],
+        ground_truth=[entry.ground_truth for entry in entries],
+        infos=[entry.info for entry in entries],
+        views=[entry.view for entry in entries],
+    )
+
+
+def pad(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one rank, stacked, each zero beyond its own size; channels-last memory stays so."""
+    shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+    if all(list(tensor.shape) == shape for tensor in tensors):
+        return torch.stack(list(tensors))
+    padded = tensors[0].new_zeros((len(tensors), *shape))
+    for row, tensor in zip(padded, tensors, strict=True):
+        row[tuple(slice(size) for size in tensor.shape)] = tensor
+    return padded

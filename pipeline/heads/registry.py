@@ -1,0 +1,27 @@
+"""Heads by family: a new family is one file (or folder) and one line here."""
+
+from typing import Any
+
+from ..errors import UsageError, nearest
+from .base import MaskHead, Widths
+from .baseline import Baseline, BaselineConfig
+from .mask_frozen_detr import HeadConfig, MaskFrozenDetr
+
+FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {
+    "mask-frozen-detr": (HeadConfig, MaskFrozenDetr),
+    "baseline": (BaselineConfig, Baseline),
+}
+"""Family -> (config dataclass, head built from config and widths)."""
+
+
+def config_class(family: str, where: str) -> type[Any]:
+    """The config dataclass of a family; `where` (a file) opens the error about an unknown one."""
+    if family not in FAMILIES:
+        close = nearest(family, FAMILIES)
+        raise UsageError(f"{where}: unknown family '{family}'", f"did you mean {close or ', '.join(FAMILIES)}?")
+    return FAMILIES[family][0]
+
+
+def build_head(family: str, config: Any, widths: Widths) -> MaskHead:
+    """The untrained head at the widths of a detector."""
+    return FAMILIES[family][1](config, widths)

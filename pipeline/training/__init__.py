@@ -1,0 +1,1 @@
+"""Stage 2: detections matched to ground truth, losses at sampled points, checkpoints."""

@@ -1,0 +1,103 @@
+"""A run directory: config.json (what is trained, on what), checkpoint.pt (where it stands), head.pt (the result)."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featcache import CacheSpec
+
+from ..errors import PipelineError
+from ..heads.base import MaskHead, Widths
+from ..heads.registry import build_head
+from .recipe import Recipe
+
+CONFIG, CHECKPOINT, HEAD = "config.json", "checkpoint.pt", "head.pt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What config.json holds."""
+
+    recipe: Recipe
+    widths: Widths
+    source: dict[str, Any]
+    """`CacheSpec.source` of the cache it learns from: a head is tied to the features it has seen."""
+    categories: list[dict[str, Any]]
+    fingerprint: str
+    """Of the cache."""
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of config.json."""
+        return asdict(self)
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Create the run directory and its config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / CONFIG, json.dumps(run.to_json(), indent=2).encode())
+
+
+def read_run(folder: Path) -> Run:
+    """What `write_run` wrote; raises PipelineError where there is no run."""
+    try:
+        table = json.loads((folder / CONFIG).read_text())
+    except FileNotFoundError:
+        raise PipelineError(
+            f"{folder} is no run: it has no {CONFIG}", "python -m pipeline train --cache DIR --head NAME --run DIR"
+        ) from None
+    widths = table["widths"]
+    return Run(
+        recipe=Recipe.from_json(table["recipe"]),
+        widths=Widths(**{**widths, "encoder": tuple(widths["encoder"])}),
+        source=table["source"],
+        categories=table["categories"],
+        fingerprint=table["fingerprint"],
+        versions=table["versions"],
+    )
+
+
+def load_head(folder: Path, device: torch.device | str = "cpu") -> tuple[MaskHead, Run]:
+    """The trained head of a run, in eval mode, and what it was trained on."""
+    run = read_run(folder)
+    head = build_head(run.recipe.family, run.recipe.head, run.widths)
+    file = folder / HEAD
+    if not file.exists():
+        raise PipelineError(f"{folder} is not trained to its end: it has no {HEAD}", "run the same train command again")
+    head.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    return head.to(device).eval(), run
+
+
+def check_features(run: Run, spec: CacheSpec, cache: str) -> None:
+    """Refuse a cache whose features are not those that the head was trained on, naming the field."""
+    for field in sorted(set(run.source) | set(spec.source)):
+        mine, theirs = run.source.get(field), spec.source.get(field)
+        if mine != theirs:
+            raise PipelineError(
+                f"cache {cache} holds other features than the head was trained on: {field} is {theirs!r}, "
+                f"the head's is {mine!r}",
+                "extract the cache with the detector of the head, or train a head on this cache",
+            )
+
+
+def save_tensors(file: Path, content: Any) -> None:
+    """torch.save that appears whole or not at all."""
+    temporary = file.with_suffix(".tmp")
+    torch.save(content, temporary)
+    _sync_and_rename(temporary, file)
+
+
+def _replace(file: Path, content: bytes) -> None:
+    temporary = file.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    _sync_and_rename(temporary, file)
+
+
+def _sync_and_rename(temporary: Path, file: Path) -> None:
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    temporary.replace(file)

@@ -1,0 +1,78 @@
+"""How a head is trained; the defaults are the paper's where it states them (section 3.1), else the field's."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training. Set in the `[train]` table of a head's TOML, or by `key=value` on the command line."""
+
+    steps: int = 88_500
+    batch_size: int = 8
+    seed: int = 0
+    views: tuple[str, ...] = ()
+    """Views of the cache to learn from; empty: all it holds."""
+    holdout: int = 0
+    """Leave out every n-th image, for choosing hyper-parameters (`evaluate --holdout`); 0 uses all."""
+
+    lr: float = 1.5e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 5e-5
+    decay_norms: bool = True
+    """Decay biases and norms too. AdamW over all parameters, as the paper says it."""
+    schedule: Literal["step", "cosine"] = "step"
+    """`step`: a tenth at 0.9 and again at 0.95 of the steps. `cosine`: down to zero."""
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    clip: float = 0.1
+    """Largest gradient norm, 0 for none (Deformable DETR: 0.1)."""
+    ema: float = 0.0
+    """Decay of the averaged weights, which then are the result; 0 for none."""
+    amp: Literal["off", "bf16"] = "off"
+
+    match: Literal["hungarian", "overlap"] = "hungarian"
+    """`hungarian`: one detection for each object. `overlap`: every detection with a box IoU of `match_iou` or more."""
+    match_iou: float = 0.5
+    rois_per_image: int = 100
+    """Most boxes of one image in a step."""
+    jitter: float = 0.0
+    """Move each edge of a box by up to this share of its side."""
+
+    loss: Literal["points", "full"] = "points"
+    """At sampled points, or on every point of a grid of twice the RoI's side."""
+    points: float = 0.25
+    """Sampled points over the points of that grid (the paper: 75 % fewer points)."""
+    oversample: float = 3.0
+    importance: float = 0.75
+    bce_weight: float = 5.0
+    dice_weight: float = 5.0
+    scoring_weight: float = 1.0
+
+    log_every: int = 20
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "rois_per_image", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}, expected 0 (none) to below 1")
+        if self.holdout == 1 or self.holdout < 0:
+            raise ValueError(f"holdout is {self.holdout}, expected 0 (none) or 2 and more")
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup {self.warmup} leaves nothing of {self.steps} steps")
+        if not 0 < self.points <= 1 or self.oversample < 1 or not 0 <= self.importance <= 1:
+            raise ValueError("points and importance are shares (0 to 1), oversample is at least 1")
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Learning rate of a step, counted from 0."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "cosine":
+        done = (step - config.warmup) / (config.steps - config.warmup)
+        return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+    share = step / config.steps
+    return config.lr * (1.0 if share < 0.9 else 0.1 if share < 0.95 else 0.01)

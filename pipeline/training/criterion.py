@@ -1,0 +1,34 @@
+"""From a head's output and its targets to the loss of a step."""
+
+import torch
+from torch import Tensor
+
+from ..heads.base import HeadOutput
+from .config import TrainConfig
+from .losses import bce_loss, dice_loss, mask_iou, scoring_loss
+from .points import grid_points, sample_logits, uncertain_points
+from .targets import Targets
+
+
+def loss_terms(
+    output: HeadOutput, targets: Targets, config: TrainConfig, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The weighted terms, by name; the loss is their sum."""
+    logits = output.mask_logits
+    side = logits.shape[-1]
+    fine = 2 * side  # the grid of twice the RoI's side that "all points" means
+    if config.loss == "full":
+        points = grid_points(len(logits), fine, logits.device)
+    else:
+        count = int(config.points * fine * fine)
+        points = uncertain_points(logits, count, config.oversample, config.importance, generator)
+    at_points, truth = sample_logits(logits, points), targets.sample(points)
+    terms = {
+        "bce": config.bce_weight * bce_loss(at_points, truth),
+        "dice": config.dice_weight * dice_loss(at_points, truth),
+    }
+    if output.iou is not None:
+        cells = grid_points(len(logits), side, logits.device)
+        target = mask_iou(logits.detach().flatten(1), targets.sample(cells), targets.box_areas, targets.areas)
+        terms["scoring"] = config.scoring_weight * scoring_loss(output.iou, target, targets.labels)
+    return terms

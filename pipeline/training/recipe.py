@@ -1,0 +1,94 @@
+"""A head and how it is trained, from one TOML: `configs/heads/*.toml` hold the named ones, a path any other."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..config import from_table, read_toml, shipped
+from ..errors import UsageError, nearest
+from ..heads.registry import config_class
+from .config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The content of one TOML, and its name."""
+
+    name: str
+    family: str
+    about: str
+    """One line for `python -m pipeline heads`."""
+    head: Any
+    """The family's config dataclass."""
+    train: TrainConfig
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> "Recipe":
+        """From what `dataclasses.asdict` gave and JSON carried."""
+        content = {key: value for key, value in table.items() if key != "name"}
+        return _parse(table["name"], content, "the config of the run")
+
+
+@dataclass(frozen=True)
+class _Toml:
+    """The tables of the file, before the family tells what may stand in `head`."""
+
+    family: str
+    about: str = ""
+    head: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    train: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def load_recipe(name_or_file: str) -> Recipe:
+    """A named head, or the TOML at a path; unknown names and keys suggest the nearest known one."""
+    named = shipped("heads")
+    if name_or_file in named:
+        return _parse(name_or_file, read_toml(named[name_or_file]), str(named[name_or_file]))
+    if not name_or_file.endswith(".toml"):
+        close = nearest(name_or_file, named)
+        hint = f"did you mean {close}?" if close else f"known: {', '.join(named)}, or a TOML file"
+        raise UsageError(f"no head '{name_or_file}'", hint)
+    return _parse(Path(name_or_file).stem, read_toml(Path(name_or_file)), name_or_file)
+
+
+def override(recipe: Recipe, assignments: Mapping[str, str]) -> Recipe:
+    """With the `key=value` settings of a command line; a key is a field of the head or of its training."""
+    tables = {"head": asdict(recipe.head), "train": asdict(recipe.train)}
+    for key, text in assignments.items():
+        home = next((name for name, table in tables.items() if key in table), None)
+        if home is None:
+            known = [name for table in tables.values() for name in table]
+            hint = f"did you mean {nearest(key, known)}?" if nearest(key, known) else f"known: {', '.join(known)}"
+            raise UsageError(f"unknown setting '{key}'", hint)
+        tables[home][key] = _value(text)
+    return replace(
+        recipe,
+        head=from_table(type(recipe.head), _with_lists(tables["head"]), "the command line"),
+        train=from_table(TrainConfig, _with_lists(tables["train"]), "the command line"),
+    )
+
+
+def _parse(name: str, table: Mapping[str, Any], where: str) -> Recipe:
+    toml = from_table(_Toml, table, where)
+    return Recipe(
+        name=name,
+        family=toml.family,
+        about=toml.about,
+        head=from_table(config_class(toml.family, where), toml.head, f"{where}: [head]"),
+        train=from_table(TrainConfig, toml.train, f"{where}: [train]"),
+    )
+
+
+def _value(text: str) -> Any:
+    """A TOML value; what is none is a string, so that `amp=bf16` needs no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _with_lists(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Tuples as the lists that TOML has."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
