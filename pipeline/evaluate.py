@@ -1,6 +1,5 @@
 """A cache and a run -> COCO AP. Nothing else is opened: no image, no annotation file, no detector."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,15 @@ from .data.coco import Category, contiguous_labels
 from .data.sources import Batch, Cached
 from .data.transforms import view_to_original
 from .errors import PipelineError
+from .files import write_json
 from .heads.base import Masks
-from .heads.registry import load_run
 from .masks.coco_eval import coco_figures, coco_ground_truth
 from .masks.matching import in_box_iou, match_boxes
 from .masks.paste import paste
 from .masks.references import box_logits, oracle_logits
 from .masks.results import Result, box_results, mask_results
 from .progress import Progress
+from .training.checkpoint import check_features, load_head
 
 Reference = Literal["box", "oracle"]
 Predict = Callable[[Batch], Masks]
@@ -50,7 +50,7 @@ def main(*, cache: Path, run: Path, reference: Reference | None = None, device: 
     metrics = _metrics(opened, indices, found)
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / "results.json", [result for image in found for result in image.masks])
-    write_json(run / "metrics.json", metrics)
+    write_json(run / "metrics.json", metrics, indent=2)
     return metrics
 
 
@@ -71,8 +71,9 @@ def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) ->
     counts = paste(masks.mask_logits, masks.boxes, image_hw, view)
     boxes = box_results(info.id, boxes_xyxy, batch.features.scores[0], labels, [c["id"] for c in categories])
     pairs = match_boxes(boxes_xyxy, labels, truth, contiguous_labels(truth, categories))
-    filled = paste(box_logits(masks.boxes), masks.boxes, image_hw, view)
-    ious = [in_box_iou(counts[n], truth.rles[k], filled[n], image_hw) for n, k in pairs]
+    matched = masks.boxes[[detection for detection, _ in pairs]]
+    filled = paste(box_logits(matched), matched, image_hw, view)
+    ious = [in_box_iou(counts[n], truth.rles[k], box, image_hw) for (n, k), box in zip(pairs, filled, strict=True)]
     return ImageResults(boxes, mask_results(boxes, masks.scores, counts, image_hw), ious)
 
 
@@ -104,7 +105,8 @@ def _done(cache: Cache, view: str) -> list[int]:
 
 
 def _head(run: Path, cache: Cache, device: str) -> Predict:
-    head = load_run(run)
+    head, trained = load_head(run, device)
+    check_features(trained, cache.spec, cache.path)
     return lambda batch: head.predict(batch.features, batch.counts)[0]
 
 
@@ -123,10 +125,3 @@ def _reference(kind: Reference, categories: Sequence[Category]) -> Predict:
         return Masks(mask_logits=logits, boxes=boxes, scores=features.scores[0], labels=labels)
 
     return predict
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write the whole file or nothing."""
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=None if isinstance(content, list) else 2))
-    part.replace(file)

@@ -14,9 +14,9 @@ from featcache import CacheSpec, CacheWriter
 
 from .data.coco import CocoSet, load_coco
 from .data.decode import decode_ahead, plan_batches
-from .data.images import UnreadableImageError
+from .data.images import UnreadableImageError, several_unreadable
 from .data.transforms import check_view
-from .detectors.base import Features, FrozenDetector
+from .detectors.base import Features, FrozenDetector, source_of
 from .detectors.registry import build_detector
 from .errors import PipelineError, UsageError
 from .interrupt import noted_interrupt
@@ -70,19 +70,15 @@ def main(
     """
     for view in views:
         check_view(view)
-    coco = load_coco(annotations, images, limit)
     model = build_detector(detector, weights, device=device)
+    coco = load_coco(annotations, images, limit)
     check_categories(model, coco)
     spec = cache_spec(model, coco, codec, views)
     with CacheWriter(cache, spec, coco.images, coco.ground_truth) as writer:
         todo = {view: [i for i in writer.pending(view) if i in shard.slice(len(coco.images))] for view in views}
         unreadable = _extract(model, coco, writer, todo, batch_size, strict)
     if unreadable:
-        raise UnreadableImageError(
-            f"{len(unreadable)} of {len(coco.images)} images could not be read and are not in the cache:\n"
-            + "\n".join(f"  {error.message}" for error in unreadable),
-            "repair them and run the same command again: it does only what is missing",
-        )
+        raise several_unreadable(unreadable, "repair them and run the same command again: it does only what is missing")
     return cache
 
 
@@ -94,7 +90,7 @@ def cache_spec(model: FrozenDetector, coco: CocoSet, codec: Codec, views: Sequen
         query_dim=model.query_dim,
         codec=codec,
         views=tuple(views),
-        source={**model.identity, "encoder": list(model.encoder)},
+        source=source_of(model),
         dataset={"annotations_sha256": coco.sha256, "images": len(coco.images), "image_ids": coco.digest()},
         recipe={
             "categories": list(coco.categories),

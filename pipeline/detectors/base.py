@@ -67,6 +67,11 @@ class FrozenDetector(Protocol):
         ...
 
 
+def source_of(model: FrozenDetector) -> dict[str, Any]:
+    """What made the features: `CacheSpec.source`, to which a trained head is tied."""
+    return {**model.identity, "encoder": list(model.encoder)}
+
+
 def top_detections(probs: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """The `count` best (query, class) pairs of class probabilities "b q k", as the DETR family chooses them.
 

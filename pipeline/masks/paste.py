@@ -38,7 +38,7 @@ def paste(mask_logits: Tensor, boxes: Tensor, image_hw: tuple[int, int], view: s
 
 
 def encode(mask: Mask, box_xyxy: Sequence[float], side: int) -> Tensor:
-    """A mask [h, w] in the frame of a box in its pixels: `side` x `side` logits, 1 where it covers a cell, -1 where not.
+    """A mask [h, w] in the frame of a box in its pixels: "side side" logits, 1 where it covers a cell, -1 where not.
 
     A cell covered in part is in between, so `paste` puts the edge back where it was. Exact where cells are pixels.
     """

@@ -1,0 +1,79 @@
+"""Masks drawn on images for a person to read: one colour an object, outline, label with score; and sheets of them."""
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .rle import Mask
+
+Colour = tuple[int, int, int]
+FILL = 0.45
+"""How much of a mask's colour covers the image."""
+
+
+def colour(number: int) -> Colour:
+    """The colour of object 0, 1, 2 ...: hues a golden ratio apart, so that neighbours in the list differ most."""
+    red, green, blue = colorsys.hsv_to_rgb((0.02 + number * 0.618034) % 1, 0.85 if number % 2 else 0.65, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_masks(image: Image.Image, masks: Sequence[Mask], captions: Sequence[str]) -> Image.Image:
+    """A copy of the image with every mask [h, w] filled, outlined and captioned; the first is drawn last, on top."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    thickness = max(1, round(max(image.size) / 400))
+    for number in reversed(range(len(masks))):
+        mask, paint = masks[number], np.array(colour(number), dtype=np.float32)
+        pixels = np.where(mask[:, :, None], (1 - FILL) * pixels + FILL * paint, pixels)
+        pixels[outline(mask, thickness)] = paint
+    drawn = Image.fromarray(pixels.astype(np.uint8))
+    pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(max(11, round(max(image.size) / 48)))
+    for number in reversed(range(len(masks))):
+        if masks[number].any():
+            _caption(pen, captions[number], masks[number], colour(number), drawn.size, font)
+    return drawn
+
+
+def outline(mask: Mask, thickness: int = 1) -> Mask:
+    """Pixels of the mask that are at most `thickness` pixels from its edge; the image border is an edge too."""
+    inner = np.pad(mask, 1)
+    for _ in range(thickness):
+        core = inner[1:-1, 1:-1].copy()
+        for shifted in (inner[:-2, 1:-1], inner[2:, 1:-1], inner[1:-1, :-2], inner[1:-1, 2:]):
+            core &= shifted
+        inner = np.pad(core, 1)
+    return mask & ~inner[1:-1, 1:-1]
+
+
+def sheet(images: Sequence[Image.Image], *, columns: int = 3, width: int = 400, gap: int = 6) -> Image.Image:
+    """The images side by side, row by row, each `width` pixels wide on white; a row is as high as its highest image."""
+    scaled = [image.resize((width, max(1, round(image.height * width / image.width)))) for image in images]
+    rows = [scaled[start : start + columns] for start in range(0, len(scaled), columns)]
+    heights = [max(image.height for image in row) for row in rows]
+    size = (min(columns, len(images)) * (width + gap) + gap, sum(heights) + gap * (len(rows) + 1))
+    page = Image.new("RGB", size, "white")
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
+        for column, image in enumerate(row):
+            page.paste(image, (gap + column * (width + gap), top + (height - image.height) // 2))
+        top += height + gap
+    return page
+
+
+def _caption(
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    mask: Mask,
+    paint: Colour,
+    image_wh: tuple[int, int],
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+) -> None:
+    """Dark text on the mask's colour at the top left of the mask, moved into the image."""
+    mask_top, mask_left = (int(np.any(mask, axis=axis).argmax()) for axis in (1, 0))
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = right - left + 6, bottom - top + 4
+    x = max(0, min(mask_left, image_wh[0] - width))
+    y = max(0, min(mask_top - height if mask_top >= height else mask_top, image_wh[1] - height))
+    pen.rectangle((x, y, x + width, y + height), fill=paint)
+    pen.text((x + 3 - left, y + 2 - top), text, fill="black", font=font)
