@@ -110,8 +110,9 @@ class Committer:
                 places |= {place: old[place] for place in kept}
             except (DamagedError, FileNotFoundError, KeyError) as error:
                 raise DamagedError(
-                    f"shard {key} of cache {self._root} is damaged and holds images marked done",
-                    f"featcache verify {self._root} --deep --repair",
+                    "is damaged and holds images marked done",
+                    f"shard {key} of cache {self._root}",
+                    f"featcache verify {self._root} --deep",
                 ) from error
         return pack_shard(places, self._shard)
 

@@ -42,7 +42,11 @@ class NotDoneError(CacheError):
 
 
 class DamagedError(CacheError):
-    """Bytes on disk do not match their checksum, are missing, or do not decode."""
+    """Bytes on disk are missing, do not match their checksum or do not decode: `what`, of the part named by `where`."""
+
+    def __init__(self, what: str, where: str = "", hint: str = "") -> None:
+        super().__init__(f"{where}: {what}" if where else what, hint)
+        self.what = what
 
 
 class DiskFullError(CacheError):

@@ -73,7 +73,7 @@ def clear_directory(directory: Path, *, keep: str) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_is_clear(place: Path) -> Generator[None]:
+def full_disk_is_clear(place: object) -> Generator[None]:
     """Turn the system's "no space" errors into DiskFullError."""
     try:
         yield
@@ -81,6 +81,6 @@ def full_disk_is_clear(place: Path) -> Generator[None]:
         if error.errno not in _FULL:
             raise
         raise DiskFullError(
-            f"no space left to write cache {place} ({os.strerror(error.errno)})",
+            f"no space left to write {place} ({os.strerror(error.errno)})",
             "every image marked done is safe; free some space and run the same command again, it continues",
         ) from error

@@ -42,4 +42,5 @@ class WriterLock:
 
     def release(self) -> None:
         """Let the next writer in."""
+        os.ftruncate(self._file, 0)
         os.close(self._file)

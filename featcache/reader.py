@@ -16,8 +16,8 @@ from torch import Tensor
 from featcache import codecs, store
 from featcache.direct import read_map
 from featcache.errors import CacheError, DamagedError, NotACacheError, NotDoneError
-from featcache.layout import MapFiles, RowFiles, ViewFiles
-from featcache.record import Record
+from featcache.layout import RowFiles, ViewFiles
+from featcache.record import Record, rows_checksum
 from featcache.rows import read_all, read_row
 from featcache.source import open_source
 from featcache.spec import CacheSpec, GroundTruth, ImageInfo, check_format_version
@@ -62,6 +62,7 @@ class Cache:
         check_format_version(header["format_version"], self.path)
         self.spec = CacheSpec.from_json(header["spec"])
         self.shard = int(header["shard"])
+        self.stored_fingerprint = str(header["fingerprint"])
         self.images: list[ImageInfo] = store.read_image_table(self._group)
         self._arrays: dict[str, ViewFiles] = {}
         self._done: dict[str, NDArray[np.bool_]] = {}
@@ -85,7 +86,9 @@ class Cache:
     def done(self, view: str | None = None) -> NDArray[np.bool_]:
         """Which images of a view are extracted, read afresh."""
         view = self._view(view)
-        self._done[view] = read_all(self._source, self.files(view).done, len(self)).astype(bool)
+        files = self.files(view).done
+        flags = read_all(self._source, files, len(self)) if files.direct else store.read_array(self._group, files.path)
+        self._done[view] = flags.astype(bool)
         return self._done[view]
 
     def index_of(self, image_id: int) -> int:
@@ -124,16 +127,37 @@ class Cache:
                 f"image {self.images[index].id}, view {view} of cache {self.path} is not extracted yet",
                 "run the extraction again, it continues",
             )
-        arrays = self.files(view)
-        names = [self.spec.level(name).name for name in levels or [level.name for level in self.spec.levels]]
-        rows = {name: self.read_row(files, index) for name, files in arrays.rows.items()}
+        rows = self.read_rows(index, view)
         tokens: dict[str, NDArray[Any]] = {}
-        for name in names:
-            buffer = self.empty_tokens(name)[0] if out is None else out[name]
+        for name in levels or [level.name for level in self.spec.levels]:
             h, w = rows["level_hw"][self.spec.position(name)].tolist()
-            self._read_map(index, view, arrays.maps[name], buffer)
-            tokens[name] = buffer[: h * w]
+            tokens[name] = self.read_tokens(index, view, name, None if out is None else out[name])[: h * w]
         return Record(index, view, tokens, rows)
+
+    def read_rows(self, index: int, view: str) -> dict[str, NDArray[Any]]:
+        """The small arrays of one image by name, checked; raises DamagedError."""
+        files = self.files(view)
+        stored = {name: self._row_bytes(row, index) for name, row in files.rows.items()}
+        if rows_checksum(stored) != int.from_bytes(self._row_bytes(files.checksum, index), "little"):
+            raise self._damaged(index, view, "rows", "checksum does not match")
+        return {
+            name: np.frombuffer(bytearray(data), files.rows[name].array.dtype).reshape(files.rows[name].array.shape)
+            for name, data in stored.items()
+        }
+
+    def read_tokens(self, index: int, view: str, level: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Stored tokens "tokens channels" of one level, zeros after the image's own, checked; raises DamagedError."""
+        files = self.files(view).maps[level]
+        out = self.empty_tokens(level) if out is None else out
+        try:
+            if files.direct:
+                read_map(self._source, files, index, out)
+            else:
+                out[...] = store.read_row(self._group, files.path, index)
+        except (DamagedError, ValueError) as error:
+            what = error.what if isinstance(error, DamagedError) else str(error)
+            raise self._damaged(index, view, f"level {level}", what) from error
+        return out
 
     def decode(self, record: Record, device: torch.device | str = "cpu") -> Entry:
         """The entry of stored values, decoded on a device; may overwrite the record's maps."""
@@ -172,30 +196,35 @@ class Cache:
             self._arrays[view] = store.open_view(self._group, self.spec, view)
         return self._arrays[view]
 
-    def read_row(self, files: RowFiles, index: int) -> NDArray[Any]:
-        """One row of a row array, writable."""
-        if not files.direct:
-            return store.read_row(self._group, files.path, index)
-        array = files.array
-        return np.frombuffer(bytearray(read_row(self._source, files, index)), array.dtype).reshape(array.shape)
-
-    def empty_tokens(self, level: str, count: int = 1) -> NDArray[Any]:
-        """A buffer "count tokens channels" for the stored tokens of `count` images."""
-        spec = self.spec.level(level)
-        return np.empty((count, spec.tokens, spec.channels), codecs.numpy_dtype(self.spec.codec))
-
-    def _read_map(self, index: int, view: str, files: MapFiles, out: NDArray[Any]) -> None:
+    def problems(self) -> list[str]:
+        """What is wrong with the cache as a whole: its fingerprint, its arrays, its image and ground-truth tables."""
+        found = store.array_problems(self._group, self.spec, len(self))
+        if self.stored_fingerprint != self.spec.fingerprint:
+            found.append(f"fingerprint {self.stored_fingerprint} is not that of the spec, {self.spec.fingerprint}")
         try:
-            if files.direct:
-                read_map(self._source, files, index, out)
-            else:
-                out[...] = store.read_row(self._group, files.path, index)
-        except (DamagedError, ValueError) as error:
-            message = error.message if isinstance(error, DamagedError) else str(error)
-            raise DamagedError(
-                f"image {self.images[index].id}, view {view}, level {files.level.name} of cache {self.path}: {message}",
-                f"featcache verify {self.path} --deep --repair",
-            ) from error
+            if len(self._ground_truth) != len(self):
+                found.append(f"ground truth of {len(self._ground_truth)} images, {len(self)} images")
+        except (KeyError, ValueError, RuntimeError) as error:
+            found.append(f"ground truth does not read: {error}")
+        return found
+
+    def has_file(self, key: str) -> bool:
+        """Whether a file of the cache exists."""
+        return self._source.exists(key)
+
+    def empty_tokens(self, level: str) -> NDArray[Any]:
+        """A buffer "tokens channels" for the stored tokens of one image."""
+        spec = self.spec.level(level)
+        return np.empty((spec.tokens, spec.channels), codecs.numpy_dtype(self.spec.codec))
+
+    def _row_bytes(self, files: RowFiles, index: int) -> bytes:
+        if files.direct:
+            return read_row(self._source, files, index)
+        return store.read_row(self._group, files.path, index).astype(files.array.dtype).tobytes()
+
+    def _damaged(self, index: int, view: str, part: str, what: str) -> DamagedError:
+        where = f"image {self.images[index].id}, view {view}, {part} of cache {self.path}"
+        return DamagedError(what, where, f"featcache verify {self.path} --deep")
 
     def _is_done(self, index: int, view: str) -> bool:
         if view not in self._done or not self._done[view][index]:

@@ -21,6 +21,10 @@ class Source(Protocol):
         """
         ...
 
+    def exists(self, key: str) -> bool:
+        """Whether there is such a file."""
+        ...
+
 
 class LocalSource:
     """Files under a directory."""
@@ -42,6 +46,10 @@ class LocalSource:
         finally:
             os.close(file)
 
+    def exists(self, key: str) -> bool:
+        """See `Source.exists`."""
+        return os.path.exists(self._prefix + key)
+
 
 class RemoteSource:
     """Files under an fsspec URL."""
@@ -62,6 +70,10 @@ class RemoteSource:
         if start < 0:
             start = max(0, int(self._fs.size(path)) + start)
         return self._fs.cat_file(path, start=start, end=None if length is None else start + length)
+
+    def exists(self, key: str) -> bool:
+        """See `Source.exists`."""
+        return self._fs.exists(f"{self._root}/{key}")
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featcache import truth
 from featcache.chunks import ZSTD_LEVEL
 from featcache.codecs import STORED_DTYPE
-from featcache.errors import NotACacheError
+from featcache.errors import DamagedError, NotACacheError
 from featcache.files import replace_file, sync
 from featcache.layout import (
     ATTRIBUTE,
@@ -102,6 +102,24 @@ def open_view(group: zarr.Group, spec: CacheSpec, view: str) -> ViewFiles:
     return ViewFiles(rows, checksum, done, maps)
 
 
+def array_problems(group: zarr.Group, spec: CacheSpec, images: int) -> list[str]:
+    """What is wrong with the arrays of the views: absent, or of another shape or type than the spec asks for."""
+    expected: dict[str, tuple[tuple[int, ...], str]] = {}
+    for view in spec.views:
+        for row in (*row_arrays(spec).values(), CHECKSUM_ROW, DONE_ROW):
+            expected[f"{view_path(view)}/{row.name}"] = (images, *row.shape), row.dtype
+        for level in spec.levels:
+            expected[map_path(view, level.name)] = (images, level.tokens, level.channels), STORED_DTYPE[spec.codec]
+    problems: list[str] = []
+    for path, (shape, dtype) in expected.items():
+        array = cast(Any, group.get(path))
+        if array is None:
+            problems.append(f"array {path} is missing")
+        elif array.shape != shape or array.dtype != np.dtype(dtype):
+            problems.append(f"array {path} is {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}")
+    return problems
+
+
 def _open_rows(group: zarr.Group, view: str, row: RowArray) -> RowFiles:
     path = f"{view_path(view)}/{row.name}"
     array = cast(Any, group[path])
@@ -145,8 +163,14 @@ def _has_our_keys(array: Any) -> bool:
 
 
 def read_image_table(group: zarr.Group) -> list[ImageInfo]:
-    """All images, in index order."""
-    table = {name: read_array(group, f"images/{name}") for name in ("id", "height", "width", "name_end", "name_bytes")}
+    """All images, in index order; raises DamagedError."""
+    names = ("id", "height", "width", "name_end", "name_bytes")
+    try:
+        table = {name: read_array(group, f"images/{name}") for name in names}
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise DamagedError(
+            str(error), "image table", "copy images/ from a backup, or extract again elsewhere"
+        ) from error
     text, ends = table["name_bytes"].tobytes(), [0, *table["name_end"].tolist()]
     return [
         ImageInfo(id=image_id, height=height, width=width, file_name=text[start:end].decode())

@@ -1,0 +1,221 @@
+"""The command `featcache`: each command is a thin shell over one library call. Results on stdout, the rest stderr."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from textwrap import shorten
+from typing import Annotated, Any
+
+import typer
+
+from featcache.errors import CacheError
+from featcache.files import full_disk_is_clear
+from featcache.output import print_fields, print_json, print_table
+
+app = typer.Typer(
+    name="featcache",
+    help="Look into, check and change caches of frozen-detector features.\n\nAdd --debug to a command for tracebacks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+CachePath = Annotated[str, typer.Argument(metavar="CACHE", help="Cache directory or URL, such as s3://bucket/cache.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+View = Annotated[str | None, typer.Option(help="View, the first one by default.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads that read.")]
+
+
+@app.command()
+def info(path: CachePath, as_json: AsJson = False) -> None:
+    """Say what a cache holds, what made it, how far it is and how large.
+
+    \b
+    Example:  featcache info caches/val
+    """
+    from featcache import summary
+    from featcache.reader import Cache
+    from featcache.sizes import human_bytes
+
+    data = summary.info(Cache(path))
+    if as_json:
+        return print_json(data)
+    fields = {name: data[name] for name in ("path", "format_version", "fingerprint", "codec", "images")}
+    fields["done"] = ", ".join(f"{view} {count}/{data['images']}" for view, count in data["done"].items())
+    fields |= {"annotations": data["annotations"], "detections": f"{data['detections']} x {data['query_dim']}"}
+    if data["bytes"] is not None:
+        fields["size"] = f"{human_bytes(data['bytes'])} in {data['files']} files"
+    if data["bytes_per_image"] is not None:
+        fields["per image"] = human_bytes(data["bytes_per_image"])
+    for part in ("source", "dataset"):
+        fields |= {f"{part}.{name}": shorten(str(value), 100) for name, value in data[part].items()}
+    fields["command"] = data["recipe"].get("command", "not recorded")
+    print_fields(fields)
+    print()
+    print_table([{**level, "delta": _delta_words(level["delta"])} for level in data["levels"]])
+
+
+def _delta_words(delta: dict[str, bool | None]) -> str:
+    return ", ".join(f"{view} {'unknown' if used is None else 'yes' if used else 'no'}" for view, used in delta.items())
+
+
+@app.command("ls")
+def list_images(
+    path: CachePath,
+    missing: Annotated[bool, typer.Option("--missing", help="Only images that are not extracted.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the images of a cache, one line each.
+
+    \b
+    Example:  featcache ls caches/val --missing
+    """
+    from featcache import summary
+    from featcache.reader import Cache
+
+    rows = summary.images(Cache(path), missing=missing)[:limit]
+    print_json(rows) if as_json else print_table(rows)
+
+
+@app.command()
+def show(
+    path: CachePath,
+    image_id: Annotated[int, typer.Argument(metavar="IMAGE_ID", help="Image id, as in the annotations.")],
+    out: Annotated[Path | None, typer.Option(help="Draw picture, boxes and maps into this file.")] = None,
+    view: View = None,
+    min_score: Annotated[float, typer.Option(help="Leave out detections below this score.")] = 0.3,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures, if not where they were.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one image: detections, annotations, range of every map; with --out also drawn.
+
+    \b
+    Example:  featcache show caches/val 139 --out 139.png
+    """
+    from featcache import show as drawing
+    from featcache.reader import Cache
+
+    cache = Cache(path)
+    entry = cache.image(image_id, view)
+    data = drawing.summary(cache, entry, min_score)
+    if out is not None:
+        folder = images or cache.spec.recipe.get("images_folder")
+        drawing.sheet(entry, Path(folder) if folder else None, min_score).save(out)
+        data["out"] = str(out)
+    if as_json:
+        return print_json(data)
+    tables = ("detections", "annotations", "maps")
+    print_fields({name: value for name, value in data.items() if name not in tables})
+    for name in tables:
+        print(f"\n{name}")
+        print_table(data[name])
+
+
+@app.command()
+def verify(
+    path: CachePath,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte: checksums and decoding.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mark what is damaged as not done, so that an extraction does it again.")
+    ] = False,
+    images: Annotated[str | None, typer.Option(help="Only these image ids, comma-separated.")] = None,
+    threads: Threads = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Check a cache. Names every damaged image and level, and the command that repairs them; then exits with 1.
+
+    \b
+    Example:  featcache verify caches/val --deep
+    """
+    from featcache import checks
+    from featcache.reader import Cache
+
+    ids = _image_ids(images)
+    report = checks.verify(path, deep=deep, image_ids=ids, threads=threads)
+    marked = checks.mark_damaged(Path(path), report.damage) if repair and report.damage else 0
+    command = checks.repair_command(Cache(path), report, marked=marked > 0)
+    if as_json:
+        print_json({"good": report.good, **vars(report), "marked": marked, "repair": command})
+    else:
+        _print_verify(report, marked, command)
+    if report.problems or (report.damage and not marked):
+        raise typer.Exit(1)
+
+
+def _print_verify(report: Any, marked: int, command: str | None) -> None:
+    for problem in report.problems:
+        print(problem)
+    for item in report.damage:
+        print(f"damaged: image {item.image_id}, view {item.view}, {item.level}: {item.what}")
+    kind = "every byte" if report.deep else "flags, shapes and files"
+    done = ", ".join(f"{view} {count}/{report.images}" for view, count in report.done.items())
+    print(f"checked {kind} of {report.checked} images: {'good' if report.good else 'NOT good'}  (done: {done})")
+    if marked:
+        print(f"marked {marked} as not done; now the extraction does them again:\n  {command}")
+    elif command:
+        print(f"repair:  {command}")
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A")],
+    b: Annotated[str, typer.Argument(metavar="B")],
+    atol: Annotated[float, typer.Option(min=0, help="Largest absolute difference of values to accept.")] = 0.0,
+    threads: Threads = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two caches: what made them, which images they hold, their values. Exits with 1 if anything differs.
+
+    \b
+    Example:  featcache diff caches/uint8 caches/fp16 --atol 0.05
+    """
+    from featcache import checks
+    from featcache.reader import Cache
+
+    report = checks.diff(Cache(a), Cache(b), atol=atol, threads=threads)
+    if as_json:
+        print_json({"equal": report.equal, **vars(report)})
+    else:
+        for name, mine, theirs in report.identity:
+            print(f"{name}: {mine!r} in A, {theirs!r} in B")
+        for label, pairs in (("A", report.only_in_a), ("B", report.only_in_b)):
+            for image_id, view in pairs:
+                print(f"only in {label}: image {image_id}, view {view}")
+        for item in report.values:
+            print(f"image {item.image_id}, view {item.view}, {item.part}: differs by up to {item.max_abs:.6g}")
+        print(f"compared {report.compared} images: {'equal' if report.equal else 'NOT equal'}")
+    if not report.equal:
+        raise typer.Exit(1)
+
+
+def _image_ids(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is not a comma-separated list of image ids", param_hint="--images"
+        ) from error
+
+
+def main() -> None:
+    """Run the command line: CacheError becomes one sentence, a hint and exit 1."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        with full_disk_is_clear("output"):
+            app(args=arguments, prog_name="featcache")
+    except CacheError as error:
+        if debug:
+            raise
+        print(f"featcache: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("featcache: stopped", file=sys.stderr)
+        raise SystemExit(1) from None
