@@ -1,6 +1,6 @@
 """What every frozen detector gives, feature maps and chosen detections, and what it says about itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -41,6 +41,16 @@ class Features:
     def c1(self) -> Tensor:
         """The backbone's stride-4 map. "b c h w" """
         return self.maps["c1"]
+
+    def image(self, row: int) -> "Features":
+        """One image of the batch, b = 1, its maps cut to the cells that are not padding."""
+        rows = slice(row, row + 1)
+        maps: dict[str, Tensor] = {}
+        for name, values in self.maps.items():
+            h, w = (-(-self.input_hw[row] // self.strides[name])).tolist()
+            maps[name] = values[rows, :, :h, :w]
+        detections = {name: getattr(self, name)[rows] for name in ("queries", "boxes", "scores", "labels", "input_hw")}
+        return replace(self, maps=maps, **detections)
 
 
 class FrozenDetector(Protocol):

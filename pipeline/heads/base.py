@@ -1,5 +1,6 @@
 """What every mask head takes and gives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,18 @@ class MaskHead(nn.Module):
             scores = features.scores[image, :n] * quality
             found.append(Masks(mask_logits=logits[image], boxes=boxes[image], scores=scores, labels=labels))
         return found
+
+
+def pool_without_padding(
+    pool: Callable[[Features, list[Tensor]], Tensor], features: Features, boxes: list[Tensor]
+) -> Tensor:
+    """`pool(features, boxes)`, image by image where the images of a batch differ in size.
+
+    GroupNorm, upsampling and attention would all see the padding, and an image would get other masks in other company.
+    """
+    if len(features.input_hw.unique(dim=0)) == 1:
+        return pool(features, boxes)
+    return torch.cat([pool(features.image(row), [rows]) for row, rows in enumerate(boxes)])
 
 
 def boxes_in_pixels(features: Features, boxes: list[Tensor]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..detectors.base import Features
 from ..ops.roi_align import roi_align
-from .base import HeadOutput, MaskHead, Widths, boxes_in_pixels
+from .base import HeadOutput, MaskHead, Widths, boxes_in_pixels, pool_without_padding
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,15 @@ class Baseline(MaskHead):
 
     def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> HeadOutput:
         """See `MaskHead.forward`."""
-        pixels = boxes_in_pixels(features, boxes)
+        regions = pool_without_padding(self.pool, features, boxes)
+        return HeadOutput(torch.einsum("mchw,mc->mhw", regions, torch.cat(queries)[:, : self.width]))
+
+    def pool(self, features: Features, boxes: list[Tensor]) -> Tensor:
+        """Features inside each box on F = C1 + interpolate(E). "m c r r" """
         sources = [(features.levels[0][:, : self.width], self.strides[self.finest])]
         if self.config.c1:
             sources.insert(0, (_to_width(features.c1, self.width), self.strides["c1"]))
-        regions = roi_align(sources, pixels, self.config.roi)
-        return HeadOutput(torch.einsum("mchw,mc->mhw", regions, torch.cat(queries)[:, : self.width]))
+        return roi_align(sources, boxes_in_pixels(features, boxes), self.config.roi)
 
     def config_table(self) -> dict[str, Any]:
         """The fields of `BaselineConfig`."""

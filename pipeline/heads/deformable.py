@@ -49,24 +49,21 @@ class DeformableAttention(nn.Module):
         tokens: Tensor,
         reference: Tensor,
         shapes: list[tuple[int, int]],
-        padding: Tensor | None = None,
     ) -> Tensor:
-        """What each query finds around its reference point.
+        """What each query finds around its reference point. Returns "b q c".
 
         queries: "b q c", content plus position. tokens: "b s c", all levels one after the other.
-        reference: (x, y) in 0-1 of each padded level. "b q l 2" or "1 q l 2". padding: True where not image. "b s"
+        reference: (x, y) in 0-1 of each level. "1 q l 2"
         """
         b, q, _ = queries.shape
         value = self.value(tokens)
-        if padding is not None:
-            value = value.masked_fill(padding[..., None], 0.0)
         offsets = self.offsets(queries).view(b, q, self.heads, self.levels, self.points, 2)
-        weights = self.weights(queries).view(b, q, self.heads, -1).softmax(-1)
+        weights = self.weights(queries).view(b, q, self.heads, self.levels * self.points).softmax(-1)
         sizes = torch.tensor([(w, h) for h, w in shapes], device=queries.device, dtype=torch.float32)
         # Sampling positions in float32: in half precision they would be off by whole cells on large maps.
         locations = reference[:, :, None, :, None, :].float() + offsets.float() / sizes[None, None, None, :, None, :]
         mixed = ms_deform_attn(
-            value.view(b, -1, self.heads, value.shape[-1] // self.heads),
+            value.view(b, value.shape[1], self.heads, value.shape[2] // self.heads),
             shapes,
             locations,
             weights.view(b, q, self.heads, self.levels, self.points),
@@ -104,13 +101,12 @@ class DeformableLayer(nn.Module):
         position: Tensor | float,
         reference: Tensor,
         shapes: list[tuple[int, int]],
-        padding: Tensor | None = None,
     ) -> Tensor:
         """ "b s c" -> "b s c"; `position` ("s c" or 0) is added to what asks, not to what is read."""
         if self.norm_first:
             normed = self.attention_norm(tokens)
-            tokens = tokens + self.attention(normed + position, normed, reference, shapes, padding)
+            tokens = tokens + self.attention(normed + position, normed, reference, shapes)
             return tokens + self.feed_forward(self.feed_forward_norm(tokens))
-        found = self.attention(tokens + position, tokens, reference, shapes, padding)
+        found = self.attention(tokens + position, tokens, reference, shapes)
         tokens = self.attention_norm(tokens + found)
         return self.feed_forward_norm(tokens + self.feed_forward(tokens))

@@ -25,7 +25,7 @@ def ms_deform_attn(value: Tensor, shapes: Sequence[tuple[int, int]], locations: 
         maps = tokens[level].permute(0, 2, 3, 1).reshape(b * heads, channels, h, w)
         grid = grids[:, :, :, level].transpose(1, 2).reshape(b * heads, queries, points, 2)
         sampled.append(F.grid_sample(maps, grid.to(maps.dtype), padding_mode="zeros", align_corners=False))
-    samples = torch.stack(sampled, dim=3).flatten(3)  # "(b m) d q (l p)"
-    mix = weights.transpose(1, 2).reshape(b * heads, 1, queries, -1)
+    samples = torch.cat(sampled, dim=3)  # "(b m) d q (l p)"
+    mix = weights.transpose(1, 2).reshape(b * heads, 1, queries, len(shapes) * points)
     mixed = (samples * mix).sum(-1).view(b, heads * channels, queries)
     return mixed.transpose(1, 2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...detectors.base import Features
 from ...ops.roi_align import roi_align
-from ..base import HeadOutput, MaskHead, Widths, boxes_in_pixels
+from ..base import HeadOutput, MaskHead, Widths, boxes_in_pixels, pool_without_padding
 from .box_encoder import DeformableBoxEncoder, UnetBoxEncoder
 from .config import HeadConfig
 from .image_encoder import DeformableImageEncoder
@@ -57,7 +57,7 @@ class MaskFrozenDetr(MaskHead):
         """See `MaskHead.forward`."""
         counts = [len(rows) for rows in boxes]
         embeddings = torch.cat(queries)
-        regions = self.pool(features, boxes)
+        regions = pool_without_padding(self.pool, features, boxes)
         objects = self.query_mapper(embeddings)
         for step, layers in enumerate(self.query_layers):
             assert self.box_encoder is not None
@@ -72,10 +72,13 @@ class MaskFrozenDetr(MaskHead):
         return HeadOutput(mask_logits=logits, iou=iou)
 
     def pool(self, features: Features, boxes: list[Tensor]) -> Tensor:
-        """Features inside each box on F = neck(C1) + interpolate(image encoder(E)) (eq. 3 and 5). "m hidden r r" """
+        """Features inside each box on F = neck(C1) + interpolate(image encoder(E)) (eq. 3 and 5). "m hidden r r"
+
+        The features are without padding: see `pool_without_padding`.
+        """
         levels = features.levels
         if self.image_encoder is not None:
-            levels = self.image_encoder(levels, [valid_cells(features, name) for name in features.encoder])
+            levels = self.image_encoder(levels)
         sources = [(levels[0], self.strides[self.finest])]
         if self.neck is not None:
             sources.insert(0, (self.neck(features.c1), self.strides["c1"]))
@@ -97,11 +100,6 @@ class MaskFrozenDetr(MaskHead):
     def config_table(self) -> dict[str, Any]:
         """The fields of `HeadConfig`."""
         return dataclasses.asdict(self.config)
-
-
-def valid_cells(features: Features, name: str) -> Tensor:
-    """Height and width of the part of a padded map that is image, in cells. int64 "b 2" """
-    return -(-features.input_hw // features.strides[name])
 
 
 def _box_encoder(config: HeadConfig, query_dim: int) -> DeformableBoxEncoder | UnetBoxEncoder | None:

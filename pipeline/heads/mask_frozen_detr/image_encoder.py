@@ -16,24 +16,13 @@ class DeformableImageEncoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(DeformableLayer(width, levels, heads, points) for _ in range(layers))
 
-    def forward(self, maps: list[Tensor], valid_hw: list[Tensor]) -> list[Tensor]:
-        """Maps "b c h w" fine to coarse -> the same shapes; cells outside `valid_hw` ("b 2" per level) are padding."""
-        shapes = [(m.shape[2], m.shape[3]) for m in maps]
-        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
-        full_hw = [valid.new_tensor(shape) for valid, shape in zip(valid_hw, shapes, strict=True)]
-        # share of each padded level that is image, as (x, y): "b l 2"
-        ratios = torch.stack([(v / f).flip(-1) for v, f in zip(valid_hw, full_hw, strict=True)], dim=1)
-        centres, paddings = [], []
-        for level, (h, w) in enumerate(shapes):
-            centre = cell_centres(h, w, tokens.device)
-            centres.append(centre[None] / ratios[:, None, level])  # in 0-1 of the image, beyond 1 in the padding
-            paddings.append((centre[None] > ratios[:, None, level]).any(-1))
-        reference = torch.cat(centres, dim=1)[:, :, None] * ratios[:, None]  # "b s l 2"
-        padding = torch.cat(paddings, dim=1)
-        mask = padding if bool(padding.any()) else None
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps "b c h w" without padding, fine to coarse -> the same shapes."""
+        shapes = [(level.shape[2], level.shape[3]) for level in maps]
+        tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
+        reference = torch.cat([cell_centres(h, w, tokens.device) for h, w in shapes])
+        reference = reference[None, :, None].expand(-1, -1, len(shapes), -1)  # the same point of every level
         for layer in self.layers:
-            tokens = layer(tokens, 0.0, reference, shapes, mask)
+            tokens = layer(tokens, 0.0, reference, shapes)
         split = tokens.split([h * w for h, w in shapes], dim=1)
-        return [
-            t.transpose(1, 2).reshape(t.shape[0], t.shape[2], h, w) for t, (h, w) in zip(split, shapes, strict=True)
-        ]
+        return [t.transpose(1, 2).reshape(len(t), -1, h, w) for t, (h, w) in zip(split, shapes, strict=True)]
