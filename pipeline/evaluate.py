@@ -22,24 +22,29 @@ from .masks.paste import paste
 from .masks.references import box_logits, oracle_logits
 from .masks.results import Result, box_results, mask_results
 from .progress import Progress
-from .training.checkpoint import check_features, load_head
+from .training.checkpoint import check_features, load_head, read_run
 
 Reference = Literal["box", "oracle"]
 Predict = Callable[[Batch], Masks]
 """A batch of one image -> its masks."""
 
 
-def main(*, cache: Path, run: Path, reference: Reference | None = None, device: str = "cpu") -> dict[str, Any]:
+def main(
+    *, cache: Path, run: Path, reference: Reference | None = None, holdout: bool = False, device: str = "cpu"
+) -> dict[str, Any]:
     """Evaluate the head of `run` on every image of the cache; writes metrics.json and results.json into `run`.
 
     Returns the metrics: `bbox` is the AP of the frozen detector by its own scores, `segm` that of the masks by theirs,
     `mask_iou` the mean, over matched detections, of the mask's IoU with the ground truth inside the box. `reference`
     takes the place of the head: `box` fills the boxes, `oracle` is the best that 32 x 32 masks in these boxes can do.
+    holdout: only the images that the training left out (`holdout=n`), for choosing hyper-parameters.
     """
     opened = Cache(cache)
     categories, view = opened.spec.recipe["categories"], opened.views[0]
     predict = _reference(reference, categories) if reference else _head(run, opened, device)
     indices = _done(opened, view)
+    if holdout:
+        indices = _held_out(indices, run)
     source = Cached(opened, device)
     found: list[ImageResults] = []
     with Progress(len(indices), "images") as progress:
@@ -102,6 +107,14 @@ def _done(cache: Cache, view: str) -> list[int]:
         missing = f"{len(cache) - len(indices)} of {len(cache)} images of {cache.path} are not extracted"
         print(f"warning: {missing} and are left out of the evaluation", file=sys.stderr)
     return indices
+
+
+def _held_out(indices: list[int], run: Path) -> list[int]:
+    config = read_run(run).recipe.train
+    kept = [index for index in indices if config.holds_out(index)]
+    if not kept:
+        raise PipelineError(f"{run} held out no image of this cache", "train with holdout=5 to leave out every fifth")
+    return kept
 
 
 def _head(run: Path, cache: Cache, device: str) -> Predict:

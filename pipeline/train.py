@@ -211,17 +211,12 @@ def training_indices(cache: Cache, config: TrainConfig) -> list[int]:
     """Images to learn from: done in every view asked for, and not held out."""
     views = config.views or cache.views
     done = [cache.done(view) for view in views]
-    kept = [i for i in range(len(cache)) if all(flags[i] for flags in done) and not is_held_out(i, config)]
+    kept = [i for i in range(len(cache)) if all(flags[i] for flags in done) and not config.holds_out(i)]
     if not kept:
         raise PipelineError(
             f"cache {cache.path} has no finished image to learn from", "run its `extract` command again"
         )
     return kept
-
-
-def is_held_out(index: int, config: TrainConfig) -> bool:
-    """Whether training leaves out the image at this position."""
-    return config.holdout > 0 and index % config.holdout == 0
 
 
 def _claim(run: Path, description: Run) -> None:

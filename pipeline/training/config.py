@@ -66,6 +66,10 @@ class TrainConfig:
         if not 0 < self.points <= 1 or self.oversample < 1 or not 0 <= self.importance <= 1:
             raise ValueError("points and importance are shares (0 to 1), oversample is at least 1")
 
+    def holds_out(self, index: int) -> bool:
+        """Whether training leaves out the image at this position of the cache."""
+        return self.holdout > 0 and index % self.holdout == 0
+
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Learning rate of a step, counted from 0."""

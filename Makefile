@@ -1,0 +1,84 @@
+# featcache: frozen DETR detector -> cache -> mask head -> masks.   `make help` lists what there is.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+
+DETECTOR ?=
+WEIGHTS ?=
+IMAGES ?=
+ANNOTATIONS ?=
+CACHE ?= caches/train
+VAL_CACHE ?=
+HEAD ?= unet
+RUN ?= runs/$(HEAD)
+VIEWS ?= orig,hflip
+CODEC ?= uint8
+OUT ?= out
+DEVICE ?= cpu
+LIMIT ?=
+SET ?=
+TABLE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo extract train evaluate predict test check lint types format clean
+
+help:  ## this list
+	@echo "featcache: a frozen DETR detector becomes an instance segmenter, from a cache of its features"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  The main job, from images, COCO annotations and a detector to masks and their AP:"
+	@echo "    make demo DETECTOR=deimv2-femto WEIGHTS=model.onnx IMAGES=train2017 ANNOTATIONS=instances_train2017.json"
+	@echo "  Its two stages, on their own:"
+	@echo "    make extract DETECTOR=.. WEIGHTS=.. IMAGES=.. ANNOTATIONS=.. CACHE=caches/train [VIEWS=orig,hflip] [CODEC=uint8] [LIMIT=n]"
+	@echo "    make train CACHE=caches/train RUN=runs/unet [HEAD=unet] [SET='steps=500 lr=1e-3']"
+	@echo "    make evaluate CACHE=caches/val RUN=runs/unet"
+	@echo "    make predict DETECTOR=.. WEIGHTS=.. RUN=runs/unet IMAGES=folder OUT=out"
+	@echo "  DEVICE=cuda runs on the GPU.  PYTHON=python3.12 chooses the interpreter of a new $(VENV)."
+
+install: $(READY)  ## create .venv and install everything
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("featcache needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[onnx,plot,dev]'
+	@touch $@
+
+demo: $(READY)  ## the main job: extract, train, evaluate, table and overlays in demo/
+	@$(BIN)/python scripts/demo.py --detector '$(DETECTOR)' --weights '$(WEIGHTS)' --images '$(IMAGES)' \
+	  --annotations '$(ANNOTATIONS)' --val-images '$(VAL_IMAGES)' --val-annotations '$(VAL_ANNOTATIONS)' \
+	  --head $(HEAD) --out $(if $(filter-out out,$(OUT)),$(OUT),demo) --device $(DEVICE) $(if $(LIMIT),--limit $(LIMIT)) $(SET)
+
+extract: $(READY)  ## stage 1: images -> frozen detector -> cache
+	$(BIN)/python -m pipeline extract --detector '$(DETECTOR)' --weights '$(WEIGHTS)' --images '$(IMAGES)' \
+	  --annotations '$(ANNOTATIONS)' --cache '$(CACHE)' --views $(VIEWS) --codec $(CODEC) --device $(DEVICE) $(if $(LIMIT),--limit $(LIMIT))
+
+train: $(READY)  ## stage 2: cache -> mask head
+	$(BIN)/python -m pipeline train --cache '$(CACHE)' --head '$(HEAD)' --run '$(RUN)' --device $(DEVICE) $(SET)
+
+evaluate: $(READY)  ## COCO AP of a trained head, from the cache alone
+	$(BIN)/python -m pipeline evaluate --cache '$(CACHE)' --run '$(RUN)' --device $(DEVICE)
+
+predict: $(READY)  ## masks for a folder of images: overlays and COCO JSON
+	$(BIN)/python -m pipeline predict --detector '$(DETECTOR)' --weights '$(WEIGHTS)' --run '$(RUN)' --images '$(IMAGES)' \
+	  --out '$(OUT)' --device $(DEVICE)
+
+test: $(READY)  ## the whole test suite (uses ../shared where it is there)
+	$(BIN)/python -m pytest
+
+check: lint types test  ## what CI runs: format, lint, types, tests
+
+lint: $(READY)  ## format check and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)  ## static types, strict on featcache/
+	$(BIN)/pyright
+
+format: $(READY)  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove what demo, extract and train made here
+	rm -rf demo caches runs out

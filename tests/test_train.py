@@ -1,0 +1,184 @@
+"""Stage 2 on a small cache: it learns, from the cache alone, and a run that was stopped ends as one that was not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from featcache import CacheSpec, CacheWriter, GroundTruth, ImageInfo, LevelSpec
+from pipeline import evaluate, train
+from pipeline.data.transforms import original_to_view, xywh_to_xyxy
+from pipeline.errors import PipelineError
+from pipeline.masks import rle
+from pipeline.training.checkpoint import load_head
+
+SIDE = 64
+SETTINGS = {"steps": "12", "warmup": "0", "batch_size": "2", "roi": "8", "log_every": "4", "checkpoint_every": "5"}
+
+
+def disc(centre: tuple[float, float], radius: float) -> np.ndarray:
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
+    return (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images of two discs each; C1 shows the discs, the detections are the boxes of the discs and some noise."""
+    path = tmp_path_factory.mktemp("train") / "cache"
+    levels = (LevelSpec("c1", 4, 8, (16, 16)), LevelSpec("e16", 16, 8, (4, 4)), LevelSpec("e32", 32, 8, (2, 2)))
+    spec = CacheSpec(
+        levels=levels,
+        detections=6,
+        query_dim=8,
+        codec="uint8",
+        views=("orig", "hflip"),
+        source={"name": "toy", "encoder": ["e16", "e32"]},
+        dataset={"images": 6},
+        recipe={"categories": [{"id": 3, "name": "disc"}, {"id": 5, "name": "ring"}]},
+    )
+    rng = np.random.default_rng(0)
+    images = [ImageInfo(10 + i, SIDE, SIDE, f"{i}.png") for i in range(6)]
+    scenes = [[disc(tuple(rng.uniform(16, 48, 2)), rng.uniform(8, 16)) for _ in range(2)] for _ in images]
+    truths: list[GroundTruth] = []
+    for number, masks in enumerate(scenes):
+        counts = [rle.encode(mask) for mask in masks]
+        boxes = np.array([rle.box_xywh(c, (SIDE, SIDE)) for c in counts])
+        areas = np.array([float(m.sum()) for m in masks])
+        ids = np.arange(2) + 2 * number + 1
+        truths.append(GroundTruth(ids, np.array([3, 5]), boxes, areas, np.zeros(2, dtype=bool), counts))
+    with CacheWriter(path, spec, images, truths) as writer:
+        for view in spec.views:
+            for index, masks in enumerate(scenes):
+                torch.manual_seed(index)
+                shown = torch.from_numpy(np.stack(masks)).float()
+                shown = shown.flip(-1) if view == "hflip" else shown
+                c1 = torch.cat([torch.nn.functional.avg_pool2d(shown, 4), torch.randn(6, 16, 16) * 0.1])
+                found = original_to_view(xywh_to_xyxy(torch.from_numpy(truths[index].boxes_xywh)), (SIDE, SIDE), view)
+                boxes = torch.cat([found.float(), torch.rand(4, 4) * 0.5 + 0.1])
+                writer.put(
+                    index,
+                    view,
+                    maps={"c1": c1, "e16": torch.randn(8, 4, 4), "e32": torch.randn(8, 2, 2)},
+                    queries=torch.cat([torch.eye(8)[:2], torch.randn(4, 8)]),
+                    boxes=boxes,
+                    scores=torch.tensor([0.9, 0.8, 0.1, 0.1, 0.05, 0.05]),
+                    labels=torch.tensor([0, 1, 0, 1, 0, 1]),
+                    input_hw=(SIDE, SIDE),
+                )
+    return path
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "head.pt", weights_only=True)
+
+
+def test_learns_the_masks(cache: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "steps": "150", "batch_size": "6", "hidden": "16", "amp": "off", "roi": "16", "ema": "0.9"}
+    run = train.main(cache=cache, head="unet", run=tmp_path / "run", settings=settings)
+    metrics = evaluate.main(cache=cache, run=run)
+    assert metrics["bbox"]["AP"] == pytest.approx(100)
+    assert metrics["segm"]["AP"] > 60
+    assert metrics["mask_iou"] > 0.8
+    assert json.loads((run / "metrics.json").read_text())["segm"]["AP"] == metrics["segm"]["AP"]
+
+
+@pytest.mark.parametrize("head", ["mask-frozen-detr", "unet"])
+def test_stopped_and_continued_equals_uninterrupted(cache: Path, tmp_path: Path, head: str) -> None:
+    """Ten steps, a stop, and the rest: the same weights and the same curve, for every state there is to lose."""
+    settings = {**SETTINGS, "hidden": "16", "ema": "0.9", "dropout": "0.1", "jitter": "0.1", "amp": "off"}
+    whole = train.main(cache=cache, head=head, run=tmp_path / "whole", settings=settings)
+    stopped = tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train._Training, "_update", _dies_after(train._Training._update, 7))
+        with pytest.raises(RuntimeError, match="power cut"):
+            train.main(cache=cache, head=head, run=stopped, settings=settings)
+    assert not (stopped / "head.pt").exists()
+    train.main(cache=cache, head=head, run=stopped, settings=settings)
+    first, second = weights(whole), weights(stopped)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    curves = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, stopped)
+    ]
+    assert [line["step"] for line in curves[0]] == [4, 8, 12]
+    assert [[line["step"], line["loss"]] for line in curves[0]] == [[line["step"], line["loss"]] for line in curves[1]]
+
+
+def _dies_after(update: Callable[..., object], steps: int) -> Callable[..., object]:
+    calls = iter(range(steps))
+
+    def dying(*args: object) -> object:
+        if next(calls, None) is None:
+            raise RuntimeError("power cut")
+        return update(*args)
+
+    return dying
+
+
+def test_opens_the_cache_and_nothing_else(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = tmp_path / "only-this"
+    shutil.copytree(cache, moved)
+    opened: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    import sys
+
+    def note(event: str, args: tuple[object, ...]) -> None:
+        if event == "open" and watching and isinstance(args[0], str):
+            opened.append(args[0])
+
+    watching = True
+    sys.addaudithook(note)
+    run = train.main(cache=moved, head="unet", run=tmp_path / "run", settings={**SETTINGS, "hidden": "16"})
+    evaluate.main(cache=moved, run=run)
+    watching = False
+    images = [name for name in opened if name.endswith((".jpg", ".png", ".onnx"))]
+    strangers = [n for n in opened if n.endswith(".json") and not Path(n).resolve().is_relative_to(tmp_path)]
+    assert images == []
+    assert strangers == []
+    assert any(str(moved) in name for name in opened)  # the watch works
+
+
+def test_a_run_of_other_settings_is_not_continued(cache: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "hidden": "16", "steps": "1"}
+    run = train.main(cache=cache, head="unet", run=tmp_path / "run", settings=settings)
+    before = weights(run)
+    with pytest.raises(PipelineError, match="another recipe"):
+        train.main(cache=cache, head="unet", run=run, settings={**settings, "lr": "0.5"})
+    train.main(cache=cache, head="unet", run=run, settings=settings)  # trained to its end: nothing to do
+    assert all(torch.equal(before[name], value) for name, value in weights(run).items())
+
+
+def test_baseline_needs_no_training(cache: Path, tmp_path: Path) -> None:
+    run = train.main(cache=cache, head="baseline", run=tmp_path / "run")
+    head, _ = load_head(run)
+    assert not list(head.parameters())
+    assert 0 <= evaluate.main(cache=cache, run=run)["segm"]["AP"] <= 100
+
+
+def test_held_out_images_are_for_choosing(cache: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "hidden": "16", "steps": "1", "holdout": "3"}
+    run = train.main(cache=cache, head="unet", run=tmp_path / "run", settings=settings)
+    assert evaluate.main(cache=cache, run=run, holdout=True)["images"] == 2
+    assert evaluate.main(cache=cache, run=run)["images"] == 6
+    none = train.main(cache=cache, head="unet", run=tmp_path / "all", settings={**settings, "holdout": "0"})
+    with pytest.raises(PipelineError, match="holdout=5"):
+        evaluate.main(cache=cache, run=none, holdout=True)
+
+
+def test_a_loss_that_is_not_finite_stops_with_terms_and_images(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"step \d+.*bce.*images \[1"):
+        train.main(cache=cache, head="unet", run=tmp_path / "run", settings={**SETTINGS, "hidden": "16", "lr": "1e30"})
+
+
+def test_features_of_another_detector_are_refused_by_field(cache: Path, tmp_path: Path) -> None:
+    run = train.main(
+        cache=cache, head="unet", run=tmp_path / "run", settings={**SETTINGS, "hidden": "16", "steps": "1"}
+    )
+    config = json.loads((run / "config.json").read_text())
+    config["source"]["name"] = "another"
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PipelineError, match="name is 'toy'.*'another'"):
+        evaluate.main(cache=cache, run=run)
