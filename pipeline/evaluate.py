@@ -22,7 +22,7 @@ from .masks.paste import paste
 from .masks.references import box_logits, oracle_logits
 from .masks.results import Result, box_results, mask_results
 from .progress import Progress
-from .training.checkpoint import check_features, load_head, read_run
+from .training.checkpoint import check_features, load_head
 
 Reference = Literal["box", "oracle"]
 Predict = Callable[[Batch], Masks]
@@ -30,21 +30,21 @@ Predict = Callable[[Batch], Masks]
 
 
 def main(
-    *, cache: Path, run: Path, reference: Reference | None = None, holdout: bool = False, device: str = "cpu"
+    *, cache: Path, run: Path, reference: Reference | None = None, holdout: int = 0, device: str = "cpu"
 ) -> dict[str, Any]:
     """Evaluate the head of `run` on every image of the cache; writes metrics.json and results.json into `run`.
 
     Returns the metrics: `bbox` is the AP of the frozen detector by its own scores, `segm` that of the masks by theirs,
     `mask_iou` the mean, over matched detections, of the mask's IoU with the ground truth inside the box. `reference`
     takes the place of the head: `box` fills the boxes, `oracle` is the best that 32 x 32 masks in these boxes can do.
-    holdout: only the images that the training left out (`holdout=n`), for choosing hyper-parameters.
+    holdout: only every n-th image, those that a training with `holdout=n` left out, for choosing hyper-parameters.
     """
     opened = Cache(cache)
     categories, view = opened.spec.recipe["categories"], opened.views[0]
-    predict = _reference(reference, categories) if reference else _head(run, opened, device)
+    predict = _reference(reference, categories) if reference else _head(run, opened, holdout, device)
     indices = _done(opened, view)
     if holdout:
-        indices = _held_out(indices, run)
+        indices = [index for index in indices if index % holdout == 0]
     source = Cached(opened, device)
     found: list[ImageResults] = []
     with Progress(len(indices), "images") as progress:
@@ -109,17 +109,15 @@ def _done(cache: Cache, view: str) -> list[int]:
     return indices
 
 
-def _held_out(indices: list[int], run: Path) -> list[int]:
-    config = read_run(run).recipe.train
-    kept = [index for index in indices if config.holds_out(index)]
-    if not kept:
-        raise PipelineError(f"{run} held out no image of this cache", "train with holdout=5 to leave out every fifth")
-    return kept
-
-
-def _head(run: Path, cache: Cache, device: str) -> Predict:
+def _head(run: Path, cache: Cache, holdout: int, device: str) -> Predict:
     head, trained = load_head(run, device)
     check_features(trained, cache.spec, cache.path)
+    left_out = trained.recipe.train.holdout
+    if holdout and left_out != holdout and any(head.parameters()):
+        raise PipelineError(
+            f"{run} was trained with holdout={left_out}, so it has seen images that holdout={holdout} leaves out",
+            f"train with holdout={holdout}, or evaluate on another cache",
+        )
     return lambda batch: head.predict(batch.features, batch.counts)[0]
 
 

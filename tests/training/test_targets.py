@@ -1,4 +1,4 @@
-"""Which boxes learn and what they learn, on objects that a person can check; the flipped view learns the mirror image."""
+"""Which boxes learn and what they learn, on objects that a person can check; the flipped view learns the mirror."""
 
 import numpy as np
 import pytest
