@@ -80,7 +80,7 @@ def extract(
     shard: Annotated[str, typer.Option(help="Part I of N, into a cache of its own.", metavar="I/N")] = "1/1",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")] = False,
 ) -> None:
-    """Stage 1: run the detector over a COCO set and keep its features.
+    """Stage 1: COCO images -> frozen detector -> cache.
 
     Work already done is skipped: stop it with Ctrl-C, run the same command again and it goes on.
 

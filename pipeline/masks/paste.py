@@ -4,15 +4,19 @@ A RoI of r x r cells divides its box evenly: cell i spans [i, i + 1] / r of the 
 Logits, not probabilities or masks, are resized, and cut at 0 (probability one half) once, on the pixels of the image.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.transforms import view_to_original
 from . import rle
 from .rle import Mask
+
+Weights = NDArray[np.float64]
 
 
 def paste(mask_logits: Tensor, boxes: Tensor, image_hw: tuple[int, int], view: str = "orig") -> list[bytes]:
@@ -21,9 +25,9 @@ def paste(mask_logits: Tensor, boxes: Tensor, image_hw: tuple[int, int], view: s
     mask_logits: "n r r" before sigmoid, in the frame of each box. boxes: "n 4" cxcywh in 0-1 of `view`. A mask covers
     only pixels whose centre lies in its box, so a box without any gives an empty mask.
     """
-    logits = mask_logits.detach().float().cpu()
+    logits = mask_logits.detach().float().cpu().numpy()
     if view == "hflip":
-        logits = logits.flip(-1)
+        logits = logits[..., ::-1]
     boxes_xyxy = view_to_original(boxes.detach().cpu(), image_hw, view).tolist()
     canvas = np.zeros(image_hw, dtype=np.uint8, order="F")
     pasted: list[bytes] = []
@@ -31,7 +35,7 @@ def paste(mask_logits: Tensor, boxes: Tensor, image_hw: tuple[int, int], view: s
         rows, columns = _pixels(y0, y1, image_hw[0]), _pixels(x0, x1, image_hw[1])
         weights_y, weights_x = _bilinear(rows, y0, y1, one.shape[0]), _bilinear(columns, x0, x1, one.shape[1])
         region = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
-        canvas[region] = (weights_y @ one @ weights_x.T > 0).numpy()
+        canvas[region] = weights_y @ one @ weights_x.T > 0
         pasted.append(rle.encode(canvas))
         canvas[region] = 0
     return pasted
@@ -44,26 +48,24 @@ def encode(mask: Mask, box_xyxy: Sequence[float], side: int) -> Tensor:
     """
     x0, y0, x1, y1 = box_xyxy
     weights_y, weights_x = _coverage(mask.shape[0], y0, y1, side), _coverage(mask.shape[1], x0, x1, side)
-    return (2 * (weights_y @ torch.from_numpy(mask).double() @ weights_x.T) - 1).float()
+    return torch.from_numpy(2 * (weights_y @ mask @ weights_x.T) - 1).float()
 
 
 def _pixels(low: float, high: float, size: int) -> range:
     """The pixels 0..size-1 whose centres lie in [low, high)."""
-    first, last = (min(max(int(np.ceil(edge - 0.5)), 0), size) for edge in (low, high))
+    first, last = (min(max(math.ceil(edge - 0.5), 0), size) for edge in (low, high))
     return range(first, max(first, last))
 
 
-def _bilinear(pixels: range, low: float, high: float, side: int) -> Tensor:
+def _bilinear(pixels: range, low: float, high: float, side: int) -> Weights:
     """Weights of `side` cells at each pixel centre, along one axis; the outer cells go on to the edge. "p side" """
-    centres = torch.arange(pixels.start, pixels.stop, dtype=torch.float64) + 0.5
-    position = ((centres - low) / max(high - low, 1e-9) * side - 0.5).clamp(0, side - 1)
-    cells = torch.arange(side, dtype=torch.float64)
-    return (1 - (position[:, None] - cells).abs()).clamp(min=0).float()
+    centres = np.arange(pixels.start, pixels.stop) + 0.5
+    position = ((centres - low) / max(high - low, 1e-9) * side - 0.5).clip(0, side - 1)
+    return (1 - np.abs(position[:, None] - np.arange(side))).clip(min=0)
 
 
-def _coverage(size: int, low: float, high: float, side: int) -> Tensor:
+def _coverage(size: int, low: float, high: float, side: int) -> Weights:
     """The part of each of `side` cells that each of `size` pixels covers, along one axis. "side size" """
-    edges = torch.linspace(low, high, side + 1, dtype=torch.float64)
-    pixels = torch.arange(size, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
-    return overlap.clamp(min=0) / max((high - low) / side, 1e-9)
+    edges, pixels = np.linspace(low, high, side + 1), np.arange(size)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return overlap.clip(min=0) / max((high - low) / side, 1e-9)

@@ -4,11 +4,12 @@ import colorsys
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .rle import Mask
 
 Colour = tuple[int, int, int]
+GAP = 6
 FILL = 0.45
 """How much of a mask's colour covers the image."""
 
@@ -46,18 +47,15 @@ def outline(mask: Mask, thickness: int = 1) -> Mask:
     return mask & ~inner[1:-1, 1:-1]
 
 
-def sheet(images: Sequence[Image.Image], *, columns: int = 3, width: int = 400, gap: int = 6) -> Image.Image:
-    """The images side by side, row by row, each `width` pixels wide on white; a row is as high as its highest image."""
-    scaled = [image.resize((width, max(1, round(image.height * width / image.width)))) for image in images]
-    rows = [scaled[start : start + columns] for start in range(0, len(scaled), columns)]
-    heights = [max(image.height for image in row) for row in rows]
-    size = (min(columns, len(images)) * (width + gap) + gap, sum(heights) + gap * (len(rows) + 1))
-    page = Image.new("RGB", size, "white")
-    top = gap
-    for row, height in zip(rows, heights, strict=True):
-        for column, image in enumerate(row):
-            page.paste(image, (gap + column * (width + gap), top + (height - image.height) // 2))
-        top += height + gap
+def sheet(images: Sequence[Image.Image], *, columns: int = 3, cell: tuple[int, int] = (400, 320)) -> Image.Image:
+    """The images row by row on white, each as large as fits a cell of this width and height."""
+    width, height = cell[0] + GAP, cell[1] + GAP
+    rows = -(-len(images) // columns)
+    page = Image.new("RGB", (min(columns, len(images)) * width + GAP, rows * height + GAP), "white")
+    for number, image in enumerate(images):
+        fitted = ImageOps.contain(image, cell)
+        left, top = GAP + number % columns * width, GAP + number // columns * height
+        page.paste(fitted, (left + (cell[0] - fitted.width) // 2, top + (cell[1] - fitted.height) // 2))
     return page
 
 
@@ -69,11 +67,12 @@ def _caption(
     image_wh: tuple[int, int],
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
 ) -> None:
-    """Dark text on the mask's colour at the top left of the mask, moved into the image."""
+    """Text on the mask's colour, above the top left of the mask where there is room."""
     mask_top, mask_left = (int(np.any(mask, axis=axis).argmax()) for axis in (1, 0))
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 4
     x = max(0, min(mask_left, image_wh[0] - width))
     y = max(0, min(mask_top - height if mask_top >= height else mask_top, image_wh[1] - height))
+    ink = "black" if 0.3 * paint[0] + 0.59 * paint[1] + 0.11 * paint[2] > 110 else "white"
     pen.rectangle((x, y, x + width, y + height), fill=paint)
-    pen.text((x + 3 - left, y + 2 - top), text, fill="black", font=font)
+    pen.text((x + 3 - left, y + 2 - top), text, fill=ink, font=font)
