@@ -124,7 +124,9 @@ class OnnxDetector:
         """See `base.FrozenDetector`."""
         config = self.config
         scores, boxes, queries, *maps = self._run(images)
-        probs = _probs(scores, config.outputs.activation)[:, :, self._columns]
+        # image by image: the last bit of a vectorised sigmoid depends on where in the batch an image stands, and a resumed
+        # extraction batches differently
+        probs = torch.stack([_probs(rows, config.outputs.activation)[:, self._columns] for rows in scores])
         if config.outputs.box_format == "xyxy":
             boxes = xyxy_to_cxcywh(boxes)
         top_scores, query, labels = top_detections(probs, self.detections)
