@@ -148,6 +148,9 @@ def evaluate(
         Literal["box", "oracle"] | None,
         typer.Option(help="In place of the head: boxes filled, or the best 32 x 32 masks the boxes can hold."),
     ] = None,
+    holdout: Annotated[
+        int, typer.Option(help="Only every n-th image, which training with holdout=n left out.", min=0, metavar="N")
+    ] = 0,
 ) -> None:
     """Cache and run -> COCO AP of boxes and masks.
 
@@ -157,7 +160,7 @@ def evaluate(
     """
     from . import evaluate as stage
 
-    print(_table(stage.main(cache=cache, run=run, device=device, reference=reference)))
+    print(_table(stage.main(cache=cache, run=run, device=device, reference=reference, holdout=holdout)))
 
 
 @app.command()

@@ -113,7 +113,7 @@ def _head(run: Path, cache: Cache, holdout: int, device: str) -> Predict:
     head, trained = load_head(run, device)
     check_features(trained, cache.spec, cache.path)
     left_out = trained.recipe.train.holdout
-    if holdout and left_out != holdout and any(head.parameters()):
+    if holdout and left_out != holdout and next(head.parameters(), None) is not None:
         raise PipelineError(
             f"{run} was trained with holdout={left_out}, so it has seen images that holdout={holdout} leaves out",
             f"train with holdout={holdout}, or evaluate on another cache",

@@ -1,6 +1,7 @@
 """Stage 2: cache -> trained head. Only the cache is opened: no image, annotation file or detector."""
 
 import copy
+import dataclasses
 import math
 import platform
 import sys
@@ -57,7 +58,7 @@ def main(
     if (run / HEAD).exists():
         print(f"{run} is trained to its end; evaluate it, or give another --run", file=sys.stderr)
         return run
-    _print_settings(recipe.name, recipe.head, recipe.train)
+    print(f"head {recipe.name}: {_changes(recipe.head)}\ntraining: {_changes(recipe.train)}", file=sys.stderr)
     torch.manual_seed(recipe.train.seed)
     model = (
         build_head(recipe.family, recipe.head, description.widths)
@@ -251,8 +252,12 @@ def _readable(numbers: Mapping[str, Any]) -> str:
     return ", ".join([*terms, f"lr {numbers['lr']:.1e}", speed, f"{numbers['memory_bytes'] / 1e9:.1f} GB"])
 
 
-def _print_settings(name: str, *tables: object) -> None:
-    print(f"head {name}: " + ", ".join(str(table) for table in tables), file=sys.stderr)
+def _changes(table: Any) -> str:
+    """The settings that are not the defaults; config.json of the run holds them all."""
+    default = type(table)()
+    names = [field.name for field in dataclasses.fields(table)]
+    changed = [f"{name}={getattr(table, name)}" for name in names if getattr(table, name) != getattr(default, name)]
+    return ", ".join(changed) or "all defaults"
 
 
 def _version() -> str:

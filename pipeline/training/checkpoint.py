@@ -1,7 +1,6 @@
 """A run directory: config.json (what is trained, on what), checkpoint.pt (where it stands), head.pt (the result)."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from featcache import CacheSpec
 
 from ..errors import PipelineError
+from ..files import whole_file, write_json
 from ..heads.base import MaskHead, Widths
 from ..heads.registry import build_head
 from .recipe import Recipe
@@ -31,15 +31,11 @@ class Run:
     """Of the cache."""
     versions: dict[str, str]
 
-    def to_json(self) -> dict[str, Any]:
-        """The content of config.json."""
-        return asdict(self)
-
 
 def write_run(folder: Path, run: Run) -> None:
     """Create the run directory and its config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / CONFIG, json.dumps(run.to_json(), indent=2).encode())
+    write_json(folder / CONFIG, asdict(run), indent=2)
 
 
 def read_run(folder: Path) -> Run:
@@ -69,7 +65,7 @@ def load_head(folder: Path, device: torch.device | str = "cpu") -> tuple[MaskHea
     if not file.exists():
         raise PipelineError(f"{folder} is not trained to its end: it has no {HEAD}", "run the same train command again")
     head.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    return head.to(device).eval(), run
+    return head.to(torch.device(device)).to(memory_format=torch.channels_last).eval(), run
 
 
 def check_features(run: Run, spec: CacheSpec, cache: str) -> None:
@@ -86,18 +82,5 @@ def check_features(run: Run, spec: CacheSpec, cache: str) -> None:
 
 def save_tensors(file: Path, content: Any) -> None:
     """torch.save that appears whole or not at all."""
-    temporary = file.with_suffix(".tmp")
-    torch.save(content, temporary)
-    _sync_and_rename(temporary, file)
-
-
-def _replace(file: Path, content: bytes) -> None:
-    temporary = file.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    _sync_and_rename(temporary, file)
-
-
-def _sync_and_rename(temporary: Path, file: Path) -> None:
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+    with whole_file(file) as stream:
+        torch.save(content, stream)
