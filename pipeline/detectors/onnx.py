@@ -124,7 +124,7 @@ class OnnxDetector:
         """See `base.FrozenDetector`."""
         config = self.config
         scores, boxes, queries, *maps = self._run(images)
-        # image by image: the last bit of a vectorised sigmoid depends on where in the batch an image stands, and a resumed
+        # image by image: the last bit of a vectorised sigmoid depends on an image's place in the batch, and a resumed
         # extraction batches differently
         probs = torch.stack([_probs(rows, config.outputs.activation)[:, self._columns] for rows in scores])
         if config.outputs.box_format == "xyxy":

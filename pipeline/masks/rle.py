@@ -50,7 +50,9 @@ def from_segmentation(segmentation: Any, image_hw: tuple[int, int]) -> bytes:
             rle = coco_mask.frPyObjects(segmentation, *image_hw)
             return rle["counts"]
         return segmentation["counts"].encode()
-    except (TypeError, KeyError, AttributeError, IndexError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # pycocotools raises plain Exception
         raise ValueError(f"neither polygons nor RLE ({error})") from None
 
 
