@@ -1,0 +1,147 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import Tiny, write_tiny
+
+from featcache import Cache, CacheWriter
+from pipeline import evaluate, extract, train
+from pipeline.data.coco import load_coco, read_image
+from pipeline.data.transforms import original_to_view, view_to_original, xywh_to_xyxy
+from pipeline.detectors.registry import build_detector
+from pipeline.errors import PipelineError
+from pipeline.masks import rle
+from pipeline.masks.coco_eval import coco_figures, coco_ground_truth
+from pipeline.masks.results import box_results
+
+DEIMV2 = {"femto": 34.1, "atto": 25.2}
+"""Box AP on the real subset, from the README beside the weights."""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    return write_tiny(tmp_path / "data")
+
+
+def perfect_cache(tiny: Tiny, path: Path, view: str = "orig") -> Path:
+    """A cache whose detections are the ground-truth boxes, tight around the masks, with the right labels."""
+    whole = extract.main(**tiny.arguments, cache=path.with_name("source"), views=(view,))
+    source, coco = Cache(whole), load_coco(tiny.annotations)
+    ids = [category["id"] for category in coco.categories]
+    with CacheWriter(path, source.spec, coco.images, coco.ground_truth) as writer:
+        for index, (info, truth) in enumerate(zip(coco.images, coco.ground_truth, strict=True)):
+            hw, entry = (info.height, info.width), source.entry(index, view)
+            kept = np.flatnonzero(~truth.iscrowd)
+            tight = np.array([rle.box_xywh(truth.rles[k], hw) for k in kept]).reshape(-1, 4)
+            boxes = original_to_view(xywh_to_xyxy(torch.from_numpy(tight)), hw, view).float()
+            labels = torch.tensor([ids.index(c) for c in truth.category_ids[kept].tolist()], dtype=torch.int64)
+            writer.put(
+                index,
+                view,
+                maps=entry.maps,
+                queries=entry.queries[: len(kept)],
+                boxes=boxes,
+                scores=torch.linspace(0.9, 0.5, len(kept)),
+                labels=labels,
+                input_hw=entry.input_hw,
+            )
+    return path
+
+
+@pytest.mark.parametrize("view", ["orig", "hflip"])
+def test_oracle_masks_in_perfect_boxes_are_perfect(tiny: Tiny, tmp_path: Path, view: str) -> None:
+    cache = perfect_cache(tiny, tmp_path / "perfect", view)
+    metrics = evaluate.main(cache=cache, run=tmp_path / "run", reference="oracle")
+    assert metrics["segm"]["AP"] == 100
+    assert metrics["bbox"]["AP50"] == 100
+    assert metrics["mask_iou"] > 0.97
+    assert metrics["matched"] == 14
+    assert metrics["images"] == 8
+
+
+def test_filled_boxes_are_good_for_squares_only(tiny: Tiny, tmp_path: Path) -> None:
+    cache = perfect_cache(tiny, tmp_path / "perfect")
+    metrics = evaluate.main(cache=cache, run=tmp_path / "run", reference="box")
+    assert metrics["bbox"]["AP50"] == 100
+    assert 0 < metrics["segm"]["AP"] < 60
+    assert 0.4 < metrics["mask_iou"] < 0.9
+
+
+def test_files_of_the_run_hold_what_is_returned(tiny: Tiny, tmp_path: Path) -> None:
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "c")
+    metrics = evaluate.main(cache=cache, run=tmp_path / "run", reference="box")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert len(results) == 8 * 20
+    assert set(results[0]) == {"image_id", "category_id", "score", "bbox", "segmentation"}
+    assert {result["category_id"] for result in results} <= {1, 3, 7}
+    opened = Cache(cache)
+    truth = coco_ground_truth(
+        opened.images, [opened.ground_truth(i) for i in range(8)], load_coco(tiny.annotations).categories
+    )
+    assert coco_figures(truth, results, "segm") == metrics["segm"]
+
+
+def test_only_the_cache_is_opened(tiny: Tiny, tmp_path: Path) -> None:
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "c")
+    (tmp_path / "data").rename(tmp_path / "gone")
+    assert evaluate.main(cache=cache, run=tmp_path / "run", reference="box")["images"] == 8
+
+
+def test_a_trained_run_is_evaluated(tiny: Tiny, tmp_path: Path) -> None:
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "c")
+    run = train.main(cache=cache, head="baseline", run=tmp_path / "run")
+    metrics = evaluate.main(cache=cache, run=run)
+    assert metrics["bbox"] == evaluate.main(cache=cache, run=tmp_path / "box", reference="box")["bbox"]
+    assert metrics["segm"]["AP"] is not None
+
+
+def test_a_head_of_other_features_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    run = train.main(cache=extract.main(**tiny.arguments, cache=tmp_path / "c"), head="baseline", run=tmp_path / "run")
+    tiny.toml.write_text(tiny.toml.read_text().replace("mean = [0.5", "mean = [0.4"))
+    other = extract.main(**tiny.arguments, cache=tmp_path / "other")
+    with pytest.raises(PipelineError, match="other features than the head was trained on: transform"):
+        evaluate.main(cache=other, run=run)
+
+
+def test_missing_images_are_left_out_and_told(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "c", shard=extract.Shard(1, 2))
+    assert evaluate.main(cache=cache, run=tmp_path / "run", reference="box")["images"] == 4
+    assert "4 of 8 images" in capsys.readouterr().err
+
+
+def test_an_empty_cache_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    coco = load_coco(tiny.annotations)
+    spec = Cache(extract.main(**tiny.arguments, cache=tmp_path / "c")).spec
+    with CacheWriter(tmp_path / "empty", spec, coco.images, coco.ground_truth):
+        pass
+    with pytest.raises(PipelineError, match=r"no image of .* is extracted yet"):
+        evaluate.main(cache=tmp_path / "empty", run=tmp_path / "run", reference="box")
+
+
+@pytest.mark.parametrize("name", ["femto", "atto"])
+def test_box_ap_on_real_images_is_the_published_one_through_adapter_and_cache(
+    shared: Path, tmp_path: Path, name: str
+) -> None:
+    mini, weights = shared / "coco-mini", shared / "weights" / f"deimv2_hgnetv2_{name}_coco.onnx"
+    arguments: dict[str, Any] = {
+        "images": mini / "val2017",
+        "annotations": mini / "annotations" / "instances_val2017.json",
+    }
+    coco, detector = load_coco(arguments["annotations"], arguments["images"]), build_detector(f"deimv2-{name}", weights)
+    ids, results = [category["id"] for category in coco.categories], []
+    for index, info in enumerate(coco.images):
+        features = detector.detect(detector.transform(read_image(coco, index))[None])
+        boxes = view_to_original(features.boxes[0], (info.height, info.width))
+        results += box_results(info.id, boxes, features.scores[0], features.labels[0], ids)
+    figures = coco_figures(coco_ground_truth(coco.images, coco.ground_truth, coco.categories), results, "bbox")
+    assert figures["AP"] == pytest.approx(DEIMV2[name], abs=0.1)
+
+    if name == "femto":
+        cache = extract.main(detector=f"deimv2-{name}", weights=weights, **arguments, cache=tmp_path / "c")
+        metrics = evaluate.main(cache=cache, run=tmp_path / "run", reference="box")
+        assert metrics["bbox"] == figures
+        assert metrics["segm"]["AP"] == pytest.approx(11.7, abs=0.2)  # the box filled as a mask

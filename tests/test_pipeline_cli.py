@@ -1,0 +1,129 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import Tiny, write_tiny
+from typer.testing import CliRunner, Result
+
+from featcache import Cache
+from pipeline.cli import app
+
+COMMANDS = ("extract", "train", "evaluate", "predict", "detectors", "heads")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    return write_tiny(tmp_path / "data")
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def extract(tiny: Tiny, cache: Path, *more: object) -> Result:
+    options = (f"--{name}={value}" for name, value in tiny.arguments.items())
+    return call("extract", *options, "--cache", cache, *more)
+
+
+def test_the_whole_story(tiny: Tiny, tmp_path: Path) -> None:
+    """What a user types, in order; results on stdout, progress on stderr."""
+    train, val, run = tmp_path / "train", tmp_path / "val", tmp_path / "run"
+    made = extract(tiny, train, "--views", "orig,hflip", "--batch-size", 3, "--codec", "fp16")
+    assert (made.exit_code, made.stdout) == (0, f"{train}\n")
+    assert "16/16 images" in made.stderr
+    assert Cache(train).views == ("orig", "hflip")
+    assert extract(tiny, val, "--limit", 4).exit_code == 0
+    trained = call(
+        "train", "--cache", train, "--val-cache", val, "--head", "unet", "--run", run,
+        "--steps", 2, "--batch-size", 2, "--seed", 1, "roi=8", "warmup=0",
+    )  # fmt: skip
+    assert trained.exit_code == 0, trained.output
+    assert trained.stdout.splitlines()[0] == str(run)
+    assert "segm" in trained.stdout
+    assert json.loads((run / "metrics.json").read_text())["images"] == 4
+    evaluated = call("evaluate", "--cache", train, "--run", run)
+    assert evaluated.exit_code == 0
+    header, bbox, segm = (line.split() for line in evaluated.stdout.splitlines()[:3])
+    assert header[:3] == ["AP", "AP50", "AP75"]
+    assert (bbox[0], segm[0], len(segm)) == ("bbox", "segm", 13)
+    predicted = call(
+        "predict", "--detector", tiny.toml, "--weights", tiny.weights, "--run", run, "--images", tiny.images,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert predicted.exit_code == 0
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 8
+
+
+def test_reference_evaluation_needs_no_trained_run(tiny: Tiny, tmp_path: Path) -> None:
+    extract(tiny, tmp_path / "c")
+    assert call("evaluate", "--cache", tmp_path / "c", "--run", tmp_path / "r", "--reference", "box").exit_code == 0
+    assert (tmp_path / "r" / "metrics.json").exists()
+
+
+def test_errors_are_one_sentence_and_a_hint(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.toml.write_text(tiny.toml.read_text().replace("/e8/out", "/e8/ou"))
+    result = extract(tiny, tmp_path / "c")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert (
+        result.stderr
+        == f"error: {tiny.weights} has no tensor '/e8/ou'\nhint: nearest: '/e8/out', '/e16/out', '/c1/out'\n"
+    )
+
+
+def test_errors_of_the_cache_are_told_the_same_way(tmp_path: Path) -> None:
+    result = call("evaluate", "--cache", tmp_path / "none", "--run", tmp_path / "r", "--reference", "box")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_unreadable_images_make_the_status_1(tiny: Tiny, tmp_path: Path) -> None:
+    sorted(tiny.images.iterdir())[0].write_bytes(b"")
+    result = extract(tiny, tmp_path / "c")
+    assert result.exit_code == 1
+    assert "error: 1 images could not be read" in result.stderr
+
+
+def test_misuse_has_status_2(tiny: Tiny, tmp_path: Path) -> None:
+    assert call("extract").exit_code == 2
+    assert call("extrct").exit_code == 2
+    assert extract(tiny, tmp_path / "c", "--codec", "jpeg").exit_code == 2
+    for more in (("--views", "orig,vflip"), ("--shard", "3/2")):
+        result = extract(tiny, tmp_path / "c", *more)
+        assert result.exit_code == 2
+        assert "hint: " in result.stderr
+    assert call("train", "--cache", "c", "--head", "unet", "--run", "r", "steps").exit_code == 2
+
+
+def test_tracebacks_only_with_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.detectors.registry.list_detectors", lambda: 1 / 0)
+    quiet, loud = call("detectors"), call("--debug", "detectors")
+    assert quiet.exit_code == loud.exit_code == 1
+    assert "error: unexpected ZeroDivisionError: division by zero" in quiet.stderr
+    assert "--debug" in quiet.stderr
+    assert "Traceback" not in quiet.stderr
+    assert "Traceback" in loud.stderr
+
+
+def test_listings_have_a_line_for_each_name() -> None:
+    for command, names in (("detectors", ["deimv2-femto", "deimv2-atto"]), ("heads", ["mask-frozen-detr", "baseline"])):
+        lines = call(command).stdout.splitlines()
+        for name in names:
+            (line,) = (line for line in lines if line.split()[0] == name)
+            assert len(line.split()) > 3
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_an_example(command: str) -> None:
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert f"python -m pipeline {command}" in result.stdout
+    assert command in call("--help").stdout
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = "import sys, pipeline.cli; sys.exit(bool({'torch', 'zarr', 'pycocotools'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parents[1]).returncode == 0
