@@ -14,8 +14,8 @@ C = TypeVar("C")
 
 
 def configs_dir() -> Path:
-    """The shipped TOML files: `configs/` at the root of a checkout, `pipeline/configs/` in an installed wheel."""
-    package = Path(__file__).parent
+    """The shipped TOML files: `pipeline/configs/` in a wheel, in a checkout a link to `configs/` at the root."""
+    package = Path(__file__).parent  # where the file system has no links, the root itself is found
     for folder in (package / "configs", package.parent / "configs"):
         if folder.is_dir():
             return folder
