@@ -78,6 +78,7 @@ class _Training:
 
     def __init__(self, cache: Cache, model: MaskHead, config: TrainConfig, run: Path, device: torch.device) -> None:
         self.cache, self.model, self.config, self.run, self.device = cache, model, config, run, device
+        self.categories: Any = cache.spec.recipe["categories"]
         self.step = 0
         self.averaged = copy.deepcopy(model) if config.ema else None
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr, betas=config.betas)
@@ -90,7 +91,6 @@ class _Training:
             seed=config.seed,
             device=device,
         )
-        self.position = {c["id"]: i for i, c in enumerate(cache.spec.recipe["categories"])}  # pyright: ignore
         if (run / CHECKPOINT).exists():
             self._restore()
         self.track = Track(run, self.step)
@@ -129,7 +129,7 @@ class _Training:
     def _update(self, batch: Batch) -> dict[str, float]:
         """One step of the optimiser; returns the loss terms."""
         config = self.config
-        targets = build_targets(batch, self.position, config, self.generator)
+        targets = build_targets(batch, self.categories, config, self.generator)
         if not len(targets):
             return {}
         rate = learning_rate(config, self.step)

@@ -1,11 +1,13 @@
 """Ground truth for the boxes of a step: which boxes learn, and what each must say at any point."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.coco import Category, contiguous_labels
 from ..data.sources import Batch
 from ..data.transforms import original_to_view, view_to_original, xywh_to_xyxy
 from ..masks import rle
@@ -51,7 +53,7 @@ class Targets:
 
 
 def build_targets(
-    batch: Batch, category_position: dict[int, int], config: TrainConfig, generator: torch.Generator
+    batch: Batch, categories: Sequence[Category], config: TrainConfig, generator: torch.Generator
 ) -> Targets:
     """Choose the boxes of a step and find their ground truth. Crowds and objects without area teach nothing."""
     boxes: list[Tensor] = []
@@ -67,9 +69,7 @@ def build_targets(
         sizes = truth.boxes_xywh[:, 2:]
         usable = np.flatnonzero(~truth.iscrowd & (sizes > 0).all(axis=1))
         truth_boxes = original_to_view(xywh_to_xyxy(torch.from_numpy(truth.boxes_xywh[usable])), image_hw, view).float()
-        truth_labels = torch.tensor(
-            [category_position[c] for c in truth.category_ids[usable].tolist()], dtype=torch.int64
-        )
+        truth_labels = contiguous_labels(truth, categories)[torch.from_numpy(usable)]
         n = batch.counts[row]
         detected = features.boxes[row, :n].cpu()
         if config.match == "hungarian":

@@ -14,7 +14,7 @@ from pipeline.training.points import grid_points
 from pipeline.training.targets import Targets, build_targets
 
 H, W = 40, 60
-CATEGORIES = {3: 0, 7: 1}
+CATEGORIES = [{"id": 3, "name": "a"}, {"id": 7, "name": "b"}]
 
 
 def truth_of(masks: list[np.ndarray], categories: list[int], crowd: list[bool] | None = None) -> GroundTruth:

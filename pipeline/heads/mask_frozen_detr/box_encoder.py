@@ -69,6 +69,7 @@ class UnetBoxEncoder(nn.Module):
 
     def __init__(self, width: int, roi: int, resolutions: int, query_dim: int | None) -> None:
         super().__init__()
+        self.norm = ChannelNorm(width)
         self.position = nn.Parameter(torch.zeros(1, width, roi, roi))
         widths = [width + width * level // 2 for level in range(resolutions)]
         self.down = nn.ModuleList(
@@ -81,7 +82,7 @@ class UnetBoxEncoder(nn.Module):
 
     def step(self, layer: int, regions: Tensor, queries: Tensor) -> Tensor:
         """The whole U (it is one layer): "m c r r", "m d" -> "m c r r"."""
-        cells = (regions + self.position).contiguous(memory_format=torch.channels_last)
+        cells = (self.norm(regions) + self.position).contiguous(memory_format=torch.channels_last)
         skips: list[Tensor] = []
         for level, down in enumerate(self.down):
             if level > 0:
