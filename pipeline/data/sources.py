@@ -101,10 +101,10 @@ def collate(entries: Sequence[Entry], spec: CacheSpec) -> Batch:
 
 
 def pad(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of one rank, stacked, each zero beyond its own size; channels-last memory stays so."""
+    """Tensors of one rank, stacked, each zero beyond its own size; channels-last maps of one size stay so."""
     shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
     if all(list(tensor.shape) == shape for tensor in tensors):
-        return torch.stack(list(tensors))
+        return torch.cat([tensor[None] for tensor in tensors])  # unlike stack, keeps channels-last
     padded = tensors[0].new_zeros((len(tensors), *shape))
     for row, tensor in zip(padded, tensors, strict=True):
         row[tuple(slice(size) for size in tensor.shape)] = tensor
