@@ -82,7 +82,7 @@ class Live:
 def collate(entries: Sequence[Entry], spec: CacheSpec) -> Batch:
     """Entries of a cache as one batch; maps and detections are zero beyond each image's own."""
     features = Features(
-        maps={name: pad([entry.maps[name] for entry in entries]) for name in entries[0].maps},
+        maps={name: pad_maps([entry.maps[name] for entry in entries]) for name in entries[0].maps},
         encoder=tuple(spec.source["encoder"]),  # pyright: ignore[reportArgumentType]
         strides={level.name: level.stride for level in spec.levels},
         queries=pad([entry.queries for entry in entries]),
@@ -100,11 +100,16 @@ def collate(entries: Sequence[Entry], spec: CacheSpec) -> Batch:
     )
 
 
+def pad_maps(maps: Sequence[Tensor]) -> Tensor:
+    """Maps "c h w" -> "b c h w", zero beyond each, channels-last in memory as the cache gives them."""
+    return pad([one.permute(1, 2, 0) for one in maps]).permute(0, 3, 1, 2)
+
+
 def pad(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of one rank, stacked, each zero beyond its own size; channels-last maps of one size stay so."""
+    """Tensors of one rank, stacked, each zero beyond its own size."""
     shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
     if all(list(tensor.shape) == shape for tensor in tensors):
-        return torch.cat([tensor[None] for tensor in tensors])  # unlike stack, keeps channels-last
+        return torch.stack(list(tensors))
     padded = tensors[0].new_zeros((len(tensors), *shape))
     for row, tensor in zip(padded, tensors, strict=True):
         row[tuple(slice(size) for size in tensor.shape)] = tensor

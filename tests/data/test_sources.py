@@ -9,7 +9,7 @@ from tiny import Tiny, write_tiny
 from featcache import Cache
 from pipeline import extract
 from pipeline.data.coco import load_coco
-from pipeline.data.sources import Cached, Live, pad
+from pipeline.data.sources import Cached, Live, pad_maps
 from pipeline.detectors.registry import build_detector
 from pipeline.heads.base import Widths
 from pipeline.heads.registry import build_head
@@ -49,10 +49,11 @@ def test_a_head_says_the_same_of_live_and_of_cached_features(
 
 def test_padding_is_zero_and_keeps_the_memory_order() -> None:
     channels_last = [torch.randn(h, w, 3).permute(2, 0, 1) for h, w in ((2, 5), (4, 3))]
-    padded = pad(channels_last)
+    padded = pad_maps(channels_last)
     assert padded.shape == (2, 3, 4, 5)
     assert torch.equal(padded[0, :, :2, :5], channels_last[0])
     assert torch.equal(padded[1, :, :4, :3], channels_last[1])
     assert padded.abs().sum() == sum(one.abs().sum() for one in channels_last)
-    equal = pad([channels_last[0], channels_last[0]])
+    assert padded.is_contiguous(memory_format=torch.channels_last)
+    equal = pad_maps([channels_last[0], channels_last[0]])
     assert equal.is_contiguous(memory_format=torch.channels_last)
