@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import write_tiny
 
 from featcache import CacheSpec, CacheWriter, GroundTruth, ImageInfo, LevelSpec
-from pipeline import evaluate, train
+from pipeline import evaluate, extract, train
 from pipeline.data.transforms import original_to_view, xywh_to_xyxy
 from pipeline.errors import PipelineError
 from pipeline.masks import rle
@@ -118,27 +119,18 @@ def _dies_after(update: Callable[..., object], steps: int) -> Callable[..., obje
     return dying
 
 
-def test_opens_the_cache_and_nothing_else(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moved = tmp_path / "only-this"
-    shutil.copytree(cache, moved)
-    opened: list[str] = []
-    monkeypatch.chdir(tmp_path)
-    import sys
-
-    def note(event: str, args: tuple[object, ...]) -> None:
-        if event == "open" and watching and isinstance(args[0], str):
-            opened.append(args[0])
-
-    watching = True
-    sys.addaudithook(note)
-    run = train.main(cache=moved, head="unet", run=tmp_path / "run", settings={**SETTINGS, "hidden": "16"})
-    evaluate.main(cache=moved, run=run)
-    watching = False
-    images = [name for name in opened if name.endswith((".jpg", ".png", ".onnx"))]
-    strangers = [n for n in opened if n.endswith(".json") and not Path(n).resolve().is_relative_to(tmp_path)]
-    assert images == []
-    assert strangers == []
-    assert any(str(moved) in name for name in opened)  # the watch works
+def test_needs_neither_images_nor_annotations_nor_detector(tmp_path: Path) -> None:
+    tiny = write_tiny(tmp_path / "data")
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "cache", views=("orig", "hflip"))
+    shutil.rmtree(tmp_path / "data")
+    assert not any(path.exists() for path in (tiny.images, tiny.annotations, tiny.weights, tiny.toml))
+    run = train.main(cache=cache, head="unet", run=tmp_path / "run", settings={**SETTINGS, "hidden": "16"})
+    metrics = evaluate.main(cache=cache, run=run)
+    assert metrics["images"] == 8
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    assert {"image_id", "category_id", "segmentation", "score"} <= set(
+        json.loads((run / "results.json").read_text())[0]
+    )
 
 
 def test_a_run_of_other_settings_is_not_continued(cache: Path, tmp_path: Path) -> None:
