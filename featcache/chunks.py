@@ -42,10 +42,12 @@ def decode_chunk(data: bytes, out: NDArray[np.generic], *, compress: bool) -> No
     body = check_body(data)
     try:
         if compress:
+            if content_size(body) != out.nbytes:  # numcodecs would leave the end of `out` as it was
+                raise ValueError(f"{content_size(body)} bytes, expected {out.nbytes}")
             _zstd.decode(body, out)
         else:
             out.reshape(-1).view(np.uint8)[:] = np.frombuffer(body, np.uint8)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         raise DamagedError(f"chunk does not decode: {error}") from error
 
 
@@ -54,6 +56,15 @@ def check_body(data: bytes) -> memoryview:
     if len(data) < CHECKSUM_BYTES or crc32c(data) != _RESIDUE:
         raise DamagedError("checksum does not match")
     return memoryview(data)[:-CHECKSUM_BYTES]
+
+
+def content_size(frame: memoryview) -> int:
+    """Bytes in a zstd frame, from its header (RFC 8878, section 3.1.1.1)."""
+    flags = frame[4]
+    single_segment = flags >> 5 & 1
+    length = (single_segment, 2, 4, 8)[flags >> 6]
+    start = 6 - single_segment + (0, 1, 2, 4)[flags & 3]
+    return int.from_bytes(frame[start : start + length], "little") + (256 if length == 2 else 0)
 
 
 def pack_shard(chunks: Mapping[int, bytes], size: int) -> bytes:

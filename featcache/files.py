@@ -13,6 +13,8 @@ from featcache.errors import DiskFullError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TEMPORARY_SUFFIX = ".tmp"
+PARTIAL_SUFFIXES = (TEMPORARY_SUFFIX, ".partial")
+"""Files that a killed process may leave behind; the second is zarr's."""
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -11,36 +11,50 @@ from pathlib import Path
 
 from featcache.errors import LockedError
 
-LOCK_NAME = ".writer"
+LOCK_NAME = "writer"
+_SIZE = 512
 
 
 class WriterLock:
-    """Held from construction to `release`; raises LockedError, naming the holder, while another process has it."""
+    """Held from construction to `release`; raises LockedError, naming the holder, while another process has it.
+
+    The locked file is `writer/zarr.json`, the metadata of an empty group that names the holder in its attributes: any
+    other file would make zarr warn of an unknown object in the cache.
+    """
 
     def __init__(self, directory: Path) -> None:
-        # The file is never removed: a lock on a name that another process unlinks would exclude nobody.
-        self._file = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        # Never removed, never replaced: a lock on a name that another process unlinks would exclude nobody.
+        path = directory / LOCK_NAME / "zarr.json"
+        path.parent.mkdir(exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.pread(self._file, 4096, 0).decode(errors="replace").strip()
+            holder = os.pread(self._file, _SIZE, 0)
             os.close(self._file)
             raise LockedError(
-                f"cache {directory} is being written by another process {holder}",
+                f"cache {directory} is being written by another process ({_words(holder)})",
                 "wait for it, or stop it and run the same command again; a dead process holds no lock",
             ) from error
         except OSError:
             os.close(self._file)
             raise
-        me = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(me).encode(), 0)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
 
     def release(self) -> None:
         """Let the next writer in."""
-        os.ftruncate(self._file, 0)
+        self._write({})
         os.close(self._file)
+
+    def _write(self, holder: dict[str, object]) -> None:
+        document = {"zarr_format": 3, "node_type": "group", "attributes": holder}
+        # One write of one size and no truncation, so that a reader never finds half a document.
+        os.pwrite(self._file, json.dumps(document).encode().ljust(_SIZE), 0)
+
+
+def _words(document: bytes) -> str:
+    try:
+        return ", ".join(f"{name} {value}" for name, value in json.loads(document)["attributes"].items())
+    except ValueError:
+        return "unknown"

@@ -35,6 +35,8 @@ from featcache.source import is_url
 from featcache.spec import FORMAT_VERSION, CacheSpec, GroundTruth, ImageInfo, LevelSpec
 
 _KEYS = {"name": "default", "configuration": {"separator": "."}}
+TOP_NAMES = ("zarr.json", "images", truth.GROUP, "views")
+"""What `create` puts into the directory of a cache."""
 _FLAT_CHUNK_BYTES = 16 << 20
 
 DECODE = {

@@ -19,7 +19,7 @@ from featcache import codecs, store
 from featcache.chunks import encode_chunk
 from featcache.commit import Committer, Group
 from featcache.errors import BadValueError, CacheError, MismatchError, NotACacheError
-from featcache.files import clear_directory, full_disk_is_clear
+from featcache.files import PARTIAL_SUFFIXES, clear_directory, full_disk_is_clear
 from featcache.layout import ViewFiles
 from featcache.lock import LOCK_NAME, WriterLock
 from featcache.record import Record
@@ -330,7 +330,9 @@ def _check_tables(images: Sequence[ImageInfo], ground_truth: Sequence[GroundTrut
 
 def _refuse_foreign(path: Path) -> None:
     """Refuse to write into a directory that holds something else, another zarr group included."""
-    if not any(path.iterdir()) or (path / LOCK_NAME).exists():
+    names = {entry.name for entry in path.iterdir()}
+    if not names or ("zarr.json" in names and store.read_header(store.open_group(path)) is not None):
         return
-    if not (path / "zarr.json").exists() or store.read_header(store.open_group(path)) is None:
+    ours = {LOCK_NAME, *store.TOP_NAMES}
+    if LOCK_NAME not in names or any(name not in ours and not name.endswith(PARTIAL_SUFFIXES) for name in names):
         raise NotACacheError(f"{path} is not empty and not a cache", "choose a new or empty directory for the cache")

@@ -1,9 +1,11 @@
 """The pieces of a small cache of random maps, for the tests of this folder."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import zarr
 
 from featcache import CacheSpec, GroundTruth, ImageInfo, LevelSpec
 
@@ -60,3 +62,9 @@ def make_features(index: int, view: str = "orig") -> dict[str, Any]:
         "labels": torch.randint(0, 1, (n,), generator=generator),
         "input_hw": (32 - index % 3, 40),
     }
+
+
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a cache by its path, read by plain zarr-python."""
+    group = zarr.open_group(path, mode="r")
+    return {name: node[...] for name, node in group.members(max_depth=None) if isinstance(node, zarr.Array)}

@@ -1,6 +1,8 @@
 """Fixtures for the tests of the cache."""
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,17 @@ import pytest
 from cache_toy import make_features, make_images, make_spec, make_truth
 
 from featcache import CacheWriter
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory where the system has such a place: a cache flushes often, a busy disk would make the tests slow."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory, prefix="featcache-test-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

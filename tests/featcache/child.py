@@ -1,0 +1,115 @@
+"""Processes of their own for the fault tests: they extract into a cache and are killed, limited or full."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from cache_toy import make_features, make_images, make_spec, make_truth
+
+from featcache import Cache, CacheWriter, LevelSpec
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["child"])  # torch and zarr are imported once, not once per process
+with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # the server does not take over sys.path
+    forkserver.ensure_running()
+
+STEPS = ("fsync", "pwrite", "ftruncate", "replace", "open")
+"""Calls to the operating system that change what is on disk, or come just before one that does."""
+
+
+def start(body: Callable[..., None], *arguments: Any) -> BaseProcess:
+    process = CONTEXT.Process(target=body, args=arguments)
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess) -> int:
+    """Exit code of a process, negative for the signal that ended it."""
+    process.join(120)
+    assert process.exitcode is not None, "process hangs"
+    return process.exitcode
+
+
+def extract(path: Path, count: int, shard: int, views: tuple[str, ...] = ("orig",)) -> None:
+    """The extraction command in small: does what is pending."""
+    torch.set_num_threads(1)
+    with CacheWriter(path, make_spec(views=views), make_images(count), make_truth(count), shard=shard) as writer:
+        for view in views:
+            for index in writer.pending(view):
+                writer.put(index, view, **make_features(index, view))
+
+
+def extract_until_step(path: Path, count: int, shard: int, views: tuple[str, ...], last: int) -> None:
+    """`extract`, killed before its `last`-th step of `STEPS`, zarr's creation of arrays included."""
+    seen = 0
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen >= last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **keywords)
+
+        return step
+
+    for name in STEPS:
+        setattr(os, name, counted(getattr(os, name)))
+    extract(path, count, shard, views)
+
+
+def extract_and_wait(path: Path, ready: Any) -> None:
+    """Holds the cache open for writing until killed or interrupted."""
+    with CacheWriter(path, make_spec(), make_images(4), make_truth(4)) as writer:
+        writer.put(0, "orig", **make_features(0))
+        writer.put(1, "orig", **make_features(1))
+        ready.set()
+        signal.pause()
+
+
+def extract_until_full(path: Path, count: int, shard: int, messages: Any) -> None:
+    """`extract` that sends the kind and text of the error that ends it."""
+    try:
+        extract(path, count, shard)
+        messages.put(("no error", ""))
+    except Exception as error:
+        messages.put((type(error).__name__, str(error)))
+
+
+def extract_with_file_limit(path: Path, count: int, limit: int, messages: Any) -> None:
+    """`extract_until_full` where no file may grow beyond `limit` bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    extract_until_full(path, count, 1, messages)
+
+
+BIG = (LevelSpec("c1", 4, 64, (64, 64)),)  # 1 MiB of float32 an image
+
+
+def peak_of_writing(path: Path, count: int, peak: Any) -> None:
+    """Peak memory of this process in bytes after `count` images of 1 MiB each, 4 in a shard."""
+    torch.set_num_threads(1)
+    spec = make_spec(levels=BIG, codec="none")
+    with CacheWriter(path, spec, make_images(count), make_truth(count), shard=4) as writer:
+        for index in range(count):
+            features = make_features(index)
+            writer.put(index, "orig", **{**features, "maps": {"c1": torch.full((64, 64, 64), float(index))}})
+    peak.value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_of_reading(path: Path, count: int, peak: Any) -> None:
+    """Peak memory of this process in bytes after reading `count` images with the loader."""
+    from featcache import Loader
+
+    torch.set_num_threads(1)
+    for batch in Loader(Cache(path), 4, indices=range(count), threads=2):
+        assert float(batch[0].maps["c1"][0, 0, 0]) == batch[0].index
+    peak.value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

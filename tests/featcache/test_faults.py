@@ -1,0 +1,166 @@
+"""What a cache promises when things go wrong: killed at any instant, interrupted, disk full, little memory."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import child
+import numpy as np
+import pytest
+from cache_toy import arrays_of
+
+from featcache import Cache, CacheWriter
+from featcache.checks import verify
+from featcache.errors import LockedError, NotACacheError
+
+VIEWS = ("orig", "hflip")
+
+
+def assert_promises_kept(path: Path) -> None:
+    """Everything marked done is there and whole; a cache that was not created yet is not taken for one."""
+    try:
+        cache = Cache(path)
+    except NotACacheError:
+        return
+    assert verify(path, deep=True).good
+    for view in cache.views:
+        for index in np.flatnonzero(cache.done(view)):
+            cache.entry(int(index), view)
+
+
+def assert_equal_caches(a: Path, b: Path) -> None:
+    mine, theirs = arrays_of(a), arrays_of(b)
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+
+
+@pytest.fixture(params=[1, 3], ids=["no shards", "shards of 3"])
+def shard(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+def test_killed_at_random_instants(tmp_path: Path, shard: int) -> None:
+    """Real processes, SIGKILL after a random time, the same command again until it is through; 12 kills each."""
+    whole, count = tmp_path / "whole", 6
+    assert child.finish(child.start(child.extract, whole, count, shard, VIEWS)) == 0
+    started = time.monotonic()
+    assert child.finish(child.start(child.extract, tmp_path / "timed", count, shard, VIEWS)) == 0
+    usual = time.monotonic() - started
+    kills, caches = 0, 0
+    rng = random.Random(shard)
+    while kills < 12:
+        path = tmp_path / f"killed-{caches}"
+        caches += 1
+        code = -signal.SIGKILL
+        while code == -signal.SIGKILL:
+            process = child.start(child.extract, path, count, shard, VIEWS)
+            process.join(rng.uniform(0, usual))
+            process.kill()
+            code = child.finish(process)
+            kills += code == -signal.SIGKILL
+            if path.exists():
+                assert_promises_kept(path)
+        assert code == 0
+        assert_equal_caches(path, whole)
+
+
+def test_killed_at_random_steps(tmp_path: Path, shard: int) -> None:
+    """Killed just before a write, rename or flush that chance picks among all of an extraction; then continued."""
+    whole, count = tmp_path / "whole", 4
+    assert child.finish(child.start(child.extract, whole, count, shard, VIEWS)) == 0
+    rng = random.Random(10 + shard)
+    for number in range(12):
+        path = tmp_path / f"killed-{number}"
+        code, steps = -signal.SIGKILL, rng.choice([100, 300, 1000])
+        while code == -signal.SIGKILL:
+            code = child.finish(child.start(child.extract_until_step, path, count, shard, VIEWS, rng.randint(1, steps)))
+            if path.exists():
+                assert_promises_kept(path)
+            steps *= 2  # sure to end
+        assert code == 0
+        assert_equal_caches(path, whole)
+
+
+def test_ctrl_c_keeps_what_was_put(tmp_path: Path) -> None:
+    path, ready = tmp_path / "c", child.CONTEXT.Event()
+    process = child.start(child.extract_and_wait, path, ready)
+    assert ready.wait(60)
+    os.kill(process.pid or 0, signal.SIGINT)
+    assert child.finish(process) == 1
+    assert Cache(path).done().tolist() == [True, True, False, False]
+    assert verify(path, deep=True).good
+
+
+def test_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
+    path, ready = tmp_path / "c", child.CONTEXT.Event()
+    process = child.start(child.extract_and_wait, path, ready)
+    assert ready.wait(60)
+    with pytest.raises(LockedError, match=f"pid {process.pid}"):
+        CacheWriter(path, Cache(path).spec, Cache(path).images, [Cache(path).ground_truth(i) for i in range(4)])
+    process.kill()
+    child.finish(process)
+    with CacheWriter(
+        path, Cache(path).spec, Cache(path).images, [Cache(path).ground_truth(i) for i in range(4)]
+    ) as writer:
+        assert 3 in writer.pending("orig")
+
+
+def test_file_limit_is_a_clear_message_and_loses_nothing(tmp_path: Path) -> None:
+    path, messages = tmp_path / "c", child.CONTEXT.SimpleQueue()
+    assert child.finish(child.start(child.extract_with_file_limit, path, 4, 300, messages)) == 0
+    kind, text = messages.get()
+    assert kind == "DiskFullError"
+    assert f"no space left to write {path} (File too large)" in text
+    assert "run the same command again, it continues" in text
+    assert_promises_kept(path)
+    assert child.finish(child.start(child.extract, path, 4, 1)) == 0
+    assert Cache(path).done().all()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 500 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"mounting a tmpfs needs privileges: {made.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("shard", [1, 4])
+def test_full_disk_is_a_clear_message_and_continues_with_space(small_disk: Path, tmp_path: Path, shard: int) -> None:
+    path, count, messages = small_disk / "c", 150, child.CONTEXT.SimpleQueue()
+    assert child.finish(child.start(child.extract_until_full, path, count, shard, messages)) == 0
+    kind, text = messages.get()
+    assert kind == "DiskFullError"
+    assert "No space left on device" in text
+    assert 0 < Cache(path).done().sum() < count
+    assert_promises_kept(path)
+    assert not list(path.rglob("*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+    assert child.finish(child.start(child.extract, path, count, shard)) == 0
+    assert child.finish(child.start(child.extract, tmp_path / "whole", count, shard)) == 0
+    assert_equal_caches(path, tmp_path / "whole")
+
+
+def test_memory_stays_flat_when_writing_and_reading(tmp_path: Path) -> None:
+    """Six times the images, the same peak memory within 60 MiB: with all of them kept it would be 200 MiB more."""
+    for body in (child.peak_of_writing, child.peak_of_reading):
+        peaks: list[int] = []
+        for count in (40, 240):
+            peak = child.CONTEXT.Value("q", 0)
+            path = tmp_path / f"c{count}" if body is child.peak_of_writing else tmp_path / "c240"
+            assert child.finish(child.start(body, path, count, peak)) == 0
+            peaks.append(peak.value)
+        assert peaks[1] - peaks[0] < 60 << 20
