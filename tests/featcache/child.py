@@ -19,14 +19,15 @@ from featcache import Cache, CacheWriter, LevelSpec
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["child"])  # torch and zarr are imported once, not once per process
-with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # the server does not take over sys.path
-    forkserver.ensure_running()
 
 STEPS = ("fsync", "pwrite", "ftruncate", "replace", "open")
 """Calls to the operating system that change what is on disk, or come just before one that does."""
 
 
 def start(body: Callable[..., None], *arguments: Any) -> BaseProcess:
+    # Here and not at import: the server imports this module, and would start a server of its own, which would ...
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # the server does not take over sys.path
+        forkserver.ensure_running()
     process = CONTEXT.Process(target=body, args=arguments)
     process.start()
     return process
