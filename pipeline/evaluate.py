@@ -111,7 +111,7 @@ def _done(cache: Cache, view: str) -> list[int]:
 
 def _head(run: Path, cache: Cache, holdout: int, device: str) -> Predict:
     head, trained = load_head(run, device)
-    check_features(trained, cache.spec, cache.path)
+    check_features(trained, cache.spec, f"cache {cache.path}")
     left_out = trained.recipe.train.holdout
     if holdout and left_out != holdout and next(head.parameters(), None) is not None:
         raise PipelineError(

@@ -38,7 +38,7 @@ def main(
     files = find_images(images)
     model = build_detector(detector, weights, device=device)
     head, trained = load_head(run, device)
-    check_features(trained, _spec(model), f"of detector '{model.name}'")
+    check_features(trained, _spec(model), f"detector '{model.name}'")
     overlays = out / "overlays"
     overlays.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real images and weights that is never committed: $FEATCACHE_SHARED or ../shared beside the checkout."""
+    """The folder of real images and weights, which are never committed: $FEATCACHE_SHARED or ../shared."""
     folder = Path(os.environ.get("FEATCACHE_SHARED", Path(__file__).parents[1].parent / "shared"))
     if not (folder / "coco-mini").is_dir():
         pytest.skip(f"no real data: {folder}/coco-mini is absent (set FEATCACHE_SHARED)")

@@ -1,7 +1,7 @@
 """Where features come from: a live detector or a cache. One interface, the same tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -70,6 +70,9 @@ class Live:
         """See `FeatureSource`. All images must have one network input size."""
         inputs = [self.detector.transform(read_image(self.coco, index), view) for index, view in pairs]
         features = self.detector.detect(torch.stack(inputs))
+        # in the memory order of the cache: convolutions round differently in another
+        maps = {name: one.contiguous(memory_format=torch.channels_last) for name, one in features.maps.items()}
+        features = replace(features, maps=maps)
         return Batch(
             features=features,
             counts=[features.boxes.shape[1]] * len(pairs),

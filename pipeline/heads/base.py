@@ -66,6 +66,9 @@ class Masks:
 class MaskHead(nn.Module):
     """A light network from frozen features to instance masks. A family overrides `forward`, rarely `predict`."""
 
+    amp: bool = False
+    """Predict in bfloat16, as a head that was trained so should."""
+
     def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> HeadOutput:
         """Mask logits of the given boxes.
 
@@ -88,7 +91,8 @@ class MaskHead(nn.Module):
         counts = counts or [number] * len(features.boxes)
         boxes = [rows[:n] for rows, n in zip(features.boxes, counts, strict=True)]
         queries = [rows[:n] for rows, n in zip(features.queries, counts, strict=True)]
-        output = self(features, boxes, queries)
+        with torch.autocast(features.boxes.device.type, torch.bfloat16, enabled=self.amp):
+            output = self(features, boxes, queries)
         logits = output.mask_logits.float().split(counts)
         iou = output.iou.float().split(counts) if output.iou is not None else [None] * len(counts)
         found: list[Masks] = []

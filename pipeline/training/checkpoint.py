@@ -65,18 +65,22 @@ def load_head(folder: Path, device: torch.device | str = "cpu") -> tuple[MaskHea
     if not file.exists():
         raise PipelineError(f"{folder} is not trained to its end: it has no {HEAD}", "run the same train command again")
     head.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    head.amp = run.recipe.train.amp == "bf16"
     return head.to(torch.device(device)).to(memory_format=torch.channels_last).eval(), run
 
 
-def check_features(run: Run, spec: CacheSpec, cache: str) -> None:
-    """Refuse a cache whose features are not those that the head was trained on, naming the field."""
+def check_features(run: Run, spec: CacheSpec, where: str) -> None:
+    """Refuse features that are not those a head was trained on, naming the field.
+
+    `where` opens the message: the cache or the detector that gives them.
+    """
     for field in sorted(set(run.source) | set(spec.source)):
         mine, theirs = run.source.get(field), spec.source.get(field)
         if mine != theirs:
             raise PipelineError(
-                f"cache {cache} holds other features than the head was trained on: {field} is {theirs!r}, "
+                f"{where} gives other features than the head was trained on: {field} is {theirs!r}, "
                 f"the head's is {mine!r}",
-                "extract the cache with the detector of the head, or train a head on this cache",
+                "use the detector that the head was trained with, or train a head on this one",
             )
 
 
