@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from featcache import cli_change
 from featcache.errors import CacheError
 from featcache.files import full_disk_is_clear
+from featcache.options import AsJson, CachePath, Threads, id_list
 from featcache.output import print_fields, print_json, print_table
 
 app = typer.Typer(
@@ -22,10 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-CachePath = Annotated[str, typer.Argument(metavar="CACHE", help="Cache directory or URL, such as s3://bucket/cache.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 View = Annotated[str | None, typer.Option(help="View, the first one by default.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads that read.")]
 
 
 @app.command()
@@ -133,8 +132,7 @@ def verify(
     from featcache import checks
     from featcache.reader import Cache
 
-    ids = _image_ids(images)
-    report = checks.verify(path, deep=deep, image_ids=ids, threads=threads)
+    report = checks.verify(path, deep=deep, image_ids=id_list(images), threads=threads)
     marked = checks.mark_damaged(Path(path), report.damage) if repair and report.damage else 0
     command = checks.repair_command(Cache(path), report, marked=marked > 0)
     if as_json:
@@ -191,13 +189,7 @@ def diff(
         raise typer.Exit(1)
 
 
-def _image_ids(text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{text!r} is not a comma-separated list of image ids", param_hint="--images"
-        ) from error
+app.add_typer(cli_change.app)
 
 
 def main() -> None:

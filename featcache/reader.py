@@ -41,6 +41,11 @@ class Entry:
     labels: Tensor  # "n" int64
     ground_truth: GroundTruth
 
+    def features(self) -> dict[str, Any]:
+        """The arguments of `CacheWriter.put` that store this entry again."""
+        names = ("maps", "queries", "boxes", "scores", "labels", "input_hw")
+        return {name: getattr(self, name) for name in names}
+
 
 class Cache:
     """A cache opened for reading. `cache[i]` is image i in the first view, `cache.image(id)` goes by image id.

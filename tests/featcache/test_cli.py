@@ -185,3 +185,43 @@ def test_debug_gives_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["featcache", "info", str(tmp_path / "absent"), "--debug"])
     with pytest.raises(Exception, match="no cache at"):
         main()
+
+
+def test_estimate(run: Callable[..., Any], make_cache: Maker, tmp_path: Path) -> None:
+    sample = make_cache(3)
+    data = json_of(run("estimate", sample, "--images", 50, "--at", tmp_path, "--json"))
+    assert list(data) == [
+        *("images", "views", "codec", "shard", "bytes_per_image", "total_bytes", "files", "free_bytes"),
+        *("images_per_second", "hours", "fits"),
+    ]
+    code, out, err = run("estimate", sample, "--images", 10**13, "--at", tmp_path, "--no-probe")
+    assert code == 0
+    assert "more than 90% of the free space" in err
+    assert "10000000000000 in 1 views" in out
+
+
+def test_stats(run: Callable[..., Any], make_cache: Maker) -> None:
+    data = json_of(run("stats", make_cache(2), "--json"))
+    assert list(data) == ["c1", "e16"]
+    assert list(data["c1"]) == [
+        *("count", "min", "max", "mean", "std", "zeros", "histogram_low", "histogram_high", "histogram")
+    ]
+    assert "█" in run("stats", make_cache(2))[1]
+
+
+def test_copy_merge_prune(run: Callable[..., Any], make_cache: Maker, tmp_path: Path) -> None:
+    part1, part2 = make_cache(3, name="p1", order=[0]), make_cache(3, name="p2", order=[2, 1])
+    keys = ["dry_run", "target", "images", "done", "levels", "codec", "shard", "fingerprint"]
+    merged, small = tmp_path / "merged", tmp_path / "small"
+    assert list(json_of(run("merge", part1, part2, "--into", merged, "--dry-run", "--json"))) == keys
+    assert not merged.exists()
+    assert json_of(run("merge", part1, part2, "--into", merged, "--json"))["done"] == {"orig": 3}
+    assert list(json_of(run("copy", merged, small, "--images", "100,102", "--dry-run", "--json"))) == keys
+    assert json_of(run("copy", merged, small, "--images", "100,102", "--json"))["images"] == 2
+    assert json_of(run("prune", merged, "--levels", "e16", "--dry-run", "--json"))["levels"] == ["e16"]
+    assert len(json_of(run("info", merged, "--json"))["levels"]) == 2
+    assert json_of(run("prune", merged, "--levels", "e16", "--yes", "--json"))["dry_run"] is False
+    assert len(json_of(run("info", merged, "--json"))["levels"]) == 1
+    assert run("prune", merged)[0] == 2
+    assert run("copy", merged, small, "--codec", "zip")[0] == 2
+    assert run("copy", merged, small)[0] == 1

@@ -1,0 +1,189 @@
+"""`copy`, `merge`, `prune`: a new cache is written beside the old under a temporary name and renamed when it is whole.
+
+Killing one of them loses nothing: the caches that were there stay as they were, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from featcache import codecs
+from featcache.ahead import map_ahead
+from featcache.errors import CacheError, MismatchError
+from featcache.files import sync
+from featcache.lock import WriterLock
+from featcache.progress import track
+from featcache.reader import Cache
+from featcache.record import Record
+from featcache.spec import CacheSpec, Codec
+from featcache.writer import CacheWriter
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image in one view to take over: where it is and where it goes."""
+
+    source: Cache
+    source_index: int
+    index: int
+    view: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command will write; `run` does it, `summary` is what --dry-run prints."""
+
+    target: Path
+    spec: CacheSpec
+    first: Cache  # gives images and ground truth
+    images: tuple[int, ...]  # indices kept of `first`
+    pairs: tuple[Pair, ...]
+    shard: int
+
+    def summary(self) -> dict[str, object]:
+        """The new cache in figures."""
+        return {
+            "target": str(self.target),
+            "images": len(self.images),
+            "done": {view: sum(pair.view == view for pair in self.pairs) for view in self.spec.views},
+            "levels": [level.name for level in self.spec.levels],
+            "codec": self.spec.codec,
+            "shard": self.shard,
+            "fingerprint": self.spec.fingerprint,
+        }
+
+
+def plan_copy(
+    source: Cache,
+    target: Path,
+    *,
+    codec: Codec | None = None,
+    views: Sequence[str] | None = None,
+    levels: Sequence[str] | None = None,
+    image_ids: Collection[int] | None = None,
+    finished: bool = False,
+    shard: int | None = None,
+) -> Plan:
+    """A copy with only some images (`finished`: only those done in every view), views or levels; or another codec."""
+    views = tuple(views or source.views)
+    done = {view: source.done(view) for view in views}
+    chosen = range(len(source)) if image_ids is None else sorted({source.index_of(image_id) for image_id in image_ids})
+    images = tuple(i for i in chosen if not finished or all(done[view][i] for view in views))
+    if not images:
+        raise CacheError(f"no image of cache {source.path} is left to copy", f"featcache ls {source.path}")
+    names = list(levels or [level.name for level in source.spec.levels])
+    spec = replace(
+        source.spec,
+        codec=codec or source.spec.codec,
+        views=views,
+        levels=tuple(source.spec.level(name) for name in names),
+        dataset=source.spec.dataset | _subset(source, images),
+    )
+    pairs = tuple(Pair(source, i, new, view) for view in views for new, i in enumerate(images) if done[view][i])
+    return Plan(target, spec, source, images, pairs, source.shard if shard is None else shard)
+
+
+def plan_merge(sources: Sequence[Cache], target: Path, *, shard: int | None = None) -> Plan:
+    """One cache of the parts of one extraction; raises MismatchError where a part was made by something else."""
+    first = sources[0]
+    for other in sources[1:]:
+        fields = first.spec.differences(other.spec)
+        if fields:
+            listing = "; ".join(f"{name}: {mine!r} and {theirs!r}" for name, mine, theirs in fields)
+            raise MismatchError(
+                f"{first.path} and {other.path} are not parts of one extraction ({listing})",
+                f"featcache diff {first.path} {other.path}",
+                fields,
+            )
+    pairs: dict[tuple[int, str], Pair] = {}
+    for source in sources:
+        for view in first.views:
+            for i in np.flatnonzero(source.done(view)).tolist():
+                pairs.setdefault((i, view), Pair(source, i, i, view))
+    ordered = tuple(pairs[i, view] for view in first.views for i in range(len(first)) if (i, view) in pairs)
+    return Plan(target, first.spec, first, tuple(range(len(first))), ordered, first.shard if shard is None else shard)
+
+
+def run(plan: Plan, *, threads: int = 2) -> Path:
+    """Write the cache of a plan; returns its path."""
+    if plan.target.exists():
+        raise CacheError(f"{plan.target} exists already", "choose another name, or remove it first")
+    partial = plan.target.with_name(plan.target.name + ".partial")
+    images = [plan.first.images[i] for i in plan.images]
+    truths = [plan.first.ground_truth(i) for i in plan.images]
+    with CacheWriter(partial, plan.spec, images, truths, shard=plan.shard) as writer:
+        pending = {view: set(writer.pending(view)) for view in plan.spec.views}
+        todo = [pair for pair in plan.pairs if pair.index in pending[pair.view]]
+        levels = [level.name for level in plan.spec.levels]
+        records = map_ahead(lambda pair: pair.source.read(pair.source_index, pair.view, levels), todo, threads)
+        for pair, record in zip(todo, track(records, len(todo), "copy"), strict=True):
+            _put(writer, pair, record)
+    partial.rename(plan.target)
+    sync([plan.target.parent])
+    return plan.target
+
+
+def prune(path: Path, *, levels: Sequence[str] | None = None, unfinished: bool = False, threads: int = 2) -> Path:
+    """Replace a cache by one without its unfinished images or with only some levels."""
+    restore_pruned(path)
+    old, new = _beside(path, ".old"), _beside(path, ".pruned")
+    lock = WriterLock(path)
+    try:
+        shutil.rmtree(new, ignore_errors=True)  # whole, but perhaps of other options or of fewer images
+        run(plan_copy(Cache(path), new, levels=levels, finished=unfinished), threads=threads)
+        path.rename(old)
+        new.rename(path)
+        sync([path.parent])
+    finally:
+        lock.release()
+    shutil.rmtree(old)
+    return path
+
+
+def restore_pruned(path: Path) -> None:
+    """Undo half of a swap: where `prune` was killed between its two renames, give the old cache its name back."""
+    old = _beside(path, ".old")
+    if old.exists():
+        if path.exists():
+            shutil.rmtree(old)  # the swap was done, removing the old cache was not
+        else:
+            old.rename(path)
+
+
+def _put(writer: CacheWriter, pair: Pair, record: Record) -> None:
+    """Hand one image over: as it is stored where the codec stays, decoded and encoded again where it changes."""
+    source, spec = pair.source, writer.spec
+    if source.spec.codec != spec.codec:
+        writer.put(pair.index, pair.view, **source.decode(record).features())
+        return
+    tokens = dict(record.tokens)
+    for name, values in tokens.items():
+        there = bool(source.files(pair.view).maps[name].delta)
+        here = writer.delta(pair.view, name)
+        if spec.codec == "uint8" and here is None:
+            writer.set_delta(pair.view, name, there)
+        elif spec.codec == "uint8" and here != there:
+            h, w = record.level_hw(source.spec.position(name))
+            rows = torch.as_tensor(values).view(h, w, -1)
+            tokens[name] = (codecs.add_delta(rows) if here else codecs.undo_delta(rows)).numpy().reshape(values.shape)
+    level_hw = record.rows["level_hw"][[source.spec.position(level.name) for level in spec.levels]]
+    writer.put_record(Record(pair.index, pair.view, tokens, record.rows | {"level_hw": level_hw}))
+
+
+def _subset(source: Cache, images: tuple[int, ...]) -> dict[str, object]:
+    """What the dataset identity says of a copy that leaves out images."""
+    if len(images) == len(source):
+        return {}
+    ids = ",".join(str(source.images[i].id) for i in images)
+    return {"subset_images": len(images), "subset_sha256": hashlib.sha256(ids.encode()).hexdigest()}
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
