@@ -1,8 +1,8 @@
 """Stage 1: COCO images -> frozen detector -> cache. Done work is skipped: the same command again goes on."""
 
 import platform
+import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import Literal
 
 from featcache import CacheSpec, CacheWriter
 
+from .config import shipped
 from .data.coco import CocoSet, load_coco
 from .data.decode import decode_ahead, plan_batches
 from .data.images import UnreadableImageError, several_unreadable
@@ -73,7 +74,18 @@ def main(
     model = build_detector(detector, weights, device=device)
     coco = load_coco(annotations, images, limit)
     check_categories(model, coco)
-    spec = cache_spec(model, coco, codec, views)
+    command = shell_command(
+        detector=detector if detector in shipped("detectors") else Path(detector).absolute(),
+        weights=weights.absolute(),
+        images=images.absolute(),
+        annotations=annotations.absolute(),
+        cache=cache.absolute(),
+        codec=codec,
+        views=",".join(views),
+        limit=limit,
+        shard=f"{shard.number}/{shard.count}" if shard != ALL else None,
+    )
+    spec = cache_spec(model, coco, codec, views, command)
     with CacheWriter(cache, spec, coco.images, coco.ground_truth) as writer:
         todo = {view: [i for i in writer.pending(view) if i in shard.slice(len(coco.images))] for view in views}
         unreadable = _extract(model, coco, writer, todo, batch_size, strict)
@@ -82,8 +94,16 @@ def main(
     return cache
 
 
-def cache_spec(model: FrozenDetector, coco: CocoSet, codec: Codec, views: Sequence[str]) -> CacheSpec:
-    """What the cache of this detector on these images holds."""
+def shell_command(**options: object) -> str:
+    """The command line of an extraction, to be run again from any folder; options that are None stay out."""
+    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["python", "-m", "pipeline", "extract", *words])
+
+
+def cache_spec(
+    model: FrozenDetector, coco: CocoSet, codec: Codec, views: Sequence[str], command: str = ""
+) -> CacheSpec:
+    """What the cache of this detector on these images holds; `command` is what filled it."""
     return CacheSpec(
         levels=model.levels,
         detections=model.detections,
@@ -94,8 +114,8 @@ def cache_spec(model: FrozenDetector, coco: CocoSet, codec: Codec, views: Sequen
         dataset={"annotations_sha256": coco.sha256, "images": len(coco.images), "image_ids": coco.digest()},
         recipe={
             "categories": list(coco.categories),
-            "images_folder": str(coco.folder),
-            "command": " ".join(sys.argv),
+            "images_folder": str(coco.folder.absolute()) if coco.folder else None,
+            "command": command,
             "versions": _versions(),
         },
     )

@@ -1,4 +1,5 @@
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -211,3 +212,22 @@ def test_categories_of_detector_and_annotations_must_agree(tiny: Tiny, tmp_path:
 def test_an_unknown_view_is_misuse(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown view 'vflip'"):
         extract.main(**tiny.arguments, cache=tmp_path / "c", views=("orig", "vflip"))
+
+
+def test_the_cache_knows_the_command_that_made_it(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorded line runs from another folder, and finds its work done."""
+    monkeypatch.chdir(tiny.images.parent)
+    relative = {name: Path(path).relative_to(tiny.images.parent) for name, path in tiny.arguments.items()}
+    relative["detector"] = str(relative["detector"])
+    path = extract.main(**relative, cache=tmp_path / "a cache", views=("orig", "hflip"), limit=2)
+    words = shlex.split(Cache(path).spec.recipe["command"])
+    assert words[:4] == ["python", "-m", "pipeline", "extract"]
+    before = _written(path)
+    assert len(before) > 10
+    again = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert again.returncode == 0
+    assert _written(path) == before
+
+
+def _written(cache: Path) -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns for file in (cache / "views").rglob("*") if file.is_file()}
