@@ -13,11 +13,10 @@ from torch import Tensor
 
 from featcache.ahead import map_ahead
 from featcache.errors import DamagedError
-from featcache.files import sync
 from featcache.lock import WriterLock
 from featcache.progress import track
 from featcache.reader import Cache
-from featcache.rows import write_row
+from featcache.rows import write_rows
 from featcache.spec import Difference
 
 ROWS = "rows"
@@ -112,7 +111,7 @@ def mark_damaged(path: Path, damage: Iterable[Damage]) -> int:
     try:
         cache = Cache(path)
         pairs = {(cache.index_of(item.image_id), item.view) for item in damage}
-        sync({write_row(path, cache.files(view).done, index, b"\0") for index, view in pairs})
+        write_rows(path, [(cache.files(view).done, index, b"\0") for index, view in pairs])
     finally:
         lock.release()
     return len(pairs)

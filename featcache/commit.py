@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from featcache.errors import DamagedError
 from featcache.files import replace_files, sync
 from featcache.layout import MapFiles, RowFiles, ViewFiles
 from featcache.record import Record, rows_checksum
-from featcache.rows import read_all, write_row
+from featcache.rows import read_all, write_rows
 from featcache.source import LocalSource
 
 
@@ -42,6 +42,14 @@ class Committer:
         self._shard_lock = threading.Lock()
         self._count_lock = threading.Lock()
         self.bytes_written = 0
+        # A killed writer may have made a row file whose name is not on disk yet.
+        sync(
+            {
+                root / rows.path
+                for arrays in views.values()
+                for rows in (*arrays.rows.values(), arrays.checksum, arrays.done)
+            }
+        )
 
     def done(self, view: str) -> NDArray[np.bool_]:
         """Which images of a view are flagged done."""
@@ -73,13 +81,18 @@ class Committer:
     def _commit(self, groups: Sequence[Group]) -> None:
         files = [file for group in groups for file in self._map_files(group)]
         replace_files(files)
-        self._write_rows(
-            (rows, index, data)
-            for group in groups
-            for index, values in group.rows.items()
-            for rows, data in self._row_data(group.view, values)
+        write_rows(
+            self._root,
+            (
+                (rows, index, data)
+                for group in groups
+                for index, values in group.rows.items()
+                for rows, data in self._row_data(group.view, values)
+            ),
         )
-        self._write_rows((self._views[group.view].done, index, b"\1") for group in groups for index in group.rows)
+        write_rows(
+            self._root, ((self._views[group.view].done, index, b"\1") for group in groups for index in group.rows)
+        )
         with self._count_lock:
             self.bytes_written += sum(len(data) for _, data in files)
 
@@ -120,8 +133,3 @@ class Committer:
         arrays = self._views[view]
         checksum = rows_checksum(values).to_bytes(arrays.checksum.row_bytes, "little")
         return [*((arrays.rows[name], data) for name, data in values.items()), (arrays.checksum, checksum)]
-
-    def _write_rows(self, rows: Iterable[tuple[RowFiles, int, bytes]]) -> None:
-        paths = {write_row(self._root, files, index, data) for files, index, data in rows}
-        sync(paths)
-        sync({path.parent for path in paths})  # a new file needs its name on disk too

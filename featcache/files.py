@@ -40,15 +40,17 @@ def replace_files(files: Iterable[tuple[Path, bytes]]) -> None:
     sync({path.parent for _, path in written})
 
 
-def write_at(path: Path, offset: int, data: bytes, size: int) -> None:
-    """Write bytes at an offset of a file of `size` bytes, made of zeros where it is new; not flushed."""
+def write_at(path: Path, offset: int, data: bytes, size: int) -> bool:
+    """Write bytes at an offset of a file of `size` bytes, all zeros if new; not flushed. Returns whether it was new."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        if os.fstat(file).st_size < size:
+        is_new = os.fstat(file).st_size < size
+        if is_new:
             os.ftruncate(file, size)
         while data:
             count = os.pwrite(file, data, offset)
             data, offset = data[count:], offset + count
+        return is_new
     finally:
         os.close(file)
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.files import write_at
+from featcache.files import sync, write_at
 from featcache.layout import RowFiles
 from featcache.source import Source
 
 
-def write_row(root: Path, files: RowFiles, index: int, data: bytes) -> Path:
-    """Write one row, not flushed; returns the file to flush."""
-    key, offset = files.place(index)
-    write_at(root / key, offset, data, files.chunk_rows * files.row_bytes)
-    return root / key
+def write_rows(root: Path, rows: Iterable[tuple[RowFiles, int, bytes]]) -> None:
+    """Write rows, each given with its array and index; on disk when this returns."""
+    changed: set[Path] = set()
+    for files, index, data in rows:
+        key, offset = files.place(index)
+        path = root / key
+        if write_at(path, offset, data, files.chunk_rows * files.row_bytes):
+            changed.add(path.parent)  # a new file needs its name on disk too
+        changed.add(path)
+    sync(changed)
 
 
 def read_row(source: Source, files: RowFiles, index: int) -> bytes:

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from featcache.errors import BadValueError, CacheError, MismatchError, NotACache
 from featcache.files import PARTIAL_SUFFIXES, clear_directory, full_disk_is_clear
 from featcache.layout import ViewFiles
 from featcache.lock import LOCK_NAME, WriterLock
+from featcache.pack import detection_rows, encode_maps
 from featcache.record import Record
 from featcache.spec import CacheSpec, GroundTruth, ImageInfo, check_format_version
 
@@ -123,10 +123,14 @@ class CacheWriter:
         Boxes are cxcywh in 0-1 of the view; `input_hw` is the network's input without padding, in pixels. Raises
         BadValueError naming image id, level and position for a shape or value that cannot be stored.
         """
-        rows = self._detection_rows(index, view, queries, boxes, scores, labels, input_hw)
+        if view not in self._views or not 0 <= index < len(self.images):
+            raise BadValueError(f"no view {view!r} with index {index} in this cache of {len(self.images)} images")
+        name = f"image {self.images[index].id}, view {view}"
+        rows = detection_rows(self.spec, queries, boxes, scores, labels, name=name)
+        rows["input_hw"] = np.array([int(side) for side in input_hw])
+        encoded = encode_maps(self.spec, maps, name=name)
         tokens: dict[str, NDArray[Any]] = {}
         level_hw: list[tuple[int, int]] = []
-        encoded = self._encode(index, view, maps)
         for level in self.spec.levels:
             stored = encoded[level.name]
             h, w, c = stored.tokens.shape
@@ -198,32 +202,6 @@ class CacheWriter:
             )
         return int(header["shard"])
 
-    def _encode(self, index: int, view: str, maps: Mapping[str, Tensor]) -> dict[str, codecs.Encoded]:
-        names = [level.name for level in self.spec.levels]
-        if set(maps) != set(names):
-            raise BadValueError(f"{self._name(index, view)}: maps {sorted(maps)} given, cache holds {sorted(names)}")
-        for level in self.spec.levels:
-            shape = tuple(maps[level.name].shape)
-            if len(shape) != 3 or shape[0] != level.channels or not 0 < shape[1] * shape[2] <= level.tokens:
-                raise BadValueError(
-                    f"{self._name(index, view)}, level {level.name}: map is {shape}, "
-                    f"cache holds ({level.channels}, h, w) with h * w up to {level.tokens}"
-                )
-        ranges = {name: codecs.channel_range(maps[name]) for name in names}
-        checks = [codecs.storable(self.spec.codec, *ranges[name]).all() for name in names]
-        if not torch.stack(checks).all():  # one wait for the device, whatever the number of levels
-            self._refuse_values(index, view, names[[bool(check) for check in checks].index(False)], maps)
-        return {name: codecs.encode(self.spec.codec, maps[name], *ranges[name]) for name in names}
-
-    def _refuse_values(self, index: int, view: str, level: str, maps: Mapping[str, Tensor]) -> None:
-        row, column, channel = codecs.first_bad(self.spec.codec, maps[level])
-        value = float(maps[level][channel, row, column])
-        raise BadValueError(
-            f"{self._name(index, view)}, level {level}: value {value} at row {row}, column {column}, channel {channel} "
-            f"cannot be stored as {self.spec.codec}",
-            "find out what makes the detector give it; codec none holds every finite float32",
-        )
-
     def _uses_delta(self, view: str, level: str, tokens: Tensor) -> bool:
         delta = self._delta[view, level]
         if delta is None:
@@ -233,41 +211,6 @@ class CacheWriter:
             delta = len(rows) < len(plain)
             self.set_delta(view, level, delta)
         return delta
-
-    def _detection_rows(
-        self,
-        index: int,
-        view: str,
-        queries: Tensor,
-        boxes: Tensor,
-        scores: Tensor,
-        labels: Tensor,
-        input_hw: tuple[int, int],
-    ) -> dict[str, NDArray[Any]]:
-        if view not in self._views or not 0 <= index < len(self.images):
-            raise BadValueError(f"no view {view!r} with index {index} in this cache of {len(self.images)} images")
-        count, name = len(boxes), self._name(index, view)
-        if count > self.spec.detections:
-            raise BadValueError(f"{name}: {count} detections given, cache holds {self.spec.detections}")
-        rows: dict[str, NDArray[Any]] = {
-            "count": np.array(count),
-            "input_hw": np.array([int(side) for side in input_hw]),
-        }
-        for key, values in (("boxes", boxes), ("scores", scores), ("labels", labels), ("queries", queries)):
-            array = self._views[view].rows[key].array
-            given = values.detach().cpu()
-            given = given.float().numpy() if given.is_floating_point() else given.numpy()
-            if given.shape != (count, *array.shape[1:]):
-                raise BadValueError(f"{name}: {key} are {given.shape}, expected {(count, *array.shape[1:])}")
-            finite = np.isfinite(given)
-            if not finite.all():
-                raise BadValueError(f"{name}: {key} hold {given[~finite][0]} at {np.argwhere(~finite)[0].tolist()}")
-            rows[key] = np.zeros(array.shape, array.dtype)
-            rows[key][:count] = given
-        return rows
-
-    def _name(self, index: int, view: str) -> str:
-        return f"image {self.images[index].id}, view {view}"
 
     def _raise_error(self) -> None:
         if self._error is not None:

@@ -1,0 +1,72 @@
+"""What `put` was given, checked and made ready for the disk: detections as rows, maps as stored tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache import codecs
+from featcache.errors import BadValueError
+from featcache.layout import row_arrays
+from featcache.spec import CacheSpec
+
+
+def detection_rows(
+    spec: CacheSpec,
+    queries: Tensor,  # "n d"
+    boxes: Tensor,  # "n 4"
+    scores: Tensor,  # "n"
+    labels: Tensor,  # "n"
+    *,
+    name: str,
+) -> dict[str, NDArray[Any]]:
+    """Rows of the detections, zeros after the n given; raises BadValueError, naming the image as `name`."""
+    count, arrays = len(boxes), row_arrays(spec)
+    if count > spec.detections:
+        raise BadValueError(f"{name}: {count} detections given, cache holds {spec.detections}")
+    rows: dict[str, NDArray[Any]] = {"count": np.array(count)}
+    for key, values in (("boxes", boxes), ("scores", scores), ("labels", labels), ("queries", queries)):
+        array, given = arrays[key], values.detach().cpu()
+        given = (given.float() if given.is_floating_point() else given).numpy()
+        if given.shape != (count, *array.shape[1:]):
+            raise BadValueError(f"{name}: {key} are {given.shape}, expected {(count, *array.shape[1:])}")
+        finite = np.isfinite(given)
+        if not finite.all():
+            raise BadValueError(f"{name}: {key} hold {given[~finite][0]} at {np.argwhere(~finite)[0].tolist()}")
+        rows[key] = np.zeros(array.shape, array.dtype)
+        rows[key][:count] = given
+    return rows
+
+
+def encode_maps(spec: CacheSpec, maps: Mapping[str, Tensor], *, name: str) -> dict[str, codecs.Encoded]:
+    """Stored values of every map "c h w", on its device; raises BadValueError, naming image, level and position."""
+    names = [level.name for level in spec.levels]
+    if set(maps) != set(names):
+        raise BadValueError(f"{name}: maps {sorted(maps)} given, cache holds {sorted(names)}")
+    for level in spec.levels:
+        shape = tuple(maps[level.name].shape)
+        if len(shape) != 3 or shape[0] != level.channels or not 0 < shape[1] * shape[2] <= level.tokens:
+            raise BadValueError(
+                f"{name}, level {level.name}: map is {shape}, "
+                f"cache holds ({level.channels}, h, w) with h * w up to {level.tokens}"
+            )
+    ranges = {level: codecs.channel_range(maps[level]) for level in names}
+    checks = torch.stack([codecs.storable(spec.codec, *ranges[level]).all() for level in names])
+    if not checks.all():  # one wait for the device, whatever the number of levels
+        level = names[int(checks.int().argmin())]
+        raise _refusal(spec, maps[level], f"{name}, level {level}")
+    return {level: codecs.encode(spec.codec, maps[level], *ranges[level]) for level in names}
+
+
+def _refusal(spec: CacheSpec, values: Tensor, where: str) -> BadValueError:
+    row, column, channel = codecs.first_bad(spec.codec, values)
+    value = float(values[channel, row, column])
+    return BadValueError(
+        f"{where}: value {value} at row {row}, column {column}, channel {channel} cannot be stored as {spec.codec}",
+        "find out what makes the detector give it; codec none holds every finite float32",
+    )
