@@ -18,7 +18,7 @@ from featcache.direct import read_map
 from featcache.errors import CacheError, DamagedError, NotACacheError, NotDoneError
 from featcache.layout import RowFiles, ViewFiles
 from featcache.record import Record, rows_checksum
-from featcache.rows import read_all, read_row
+from featcache.rows import read_all, read_row_of_each
 from featcache.source import open_source
 from featcache.spec import CacheSpec, GroundTruth, ImageInfo, check_format_version
 
@@ -142,8 +142,9 @@ class Cache:
     def read_rows(self, index: int, view: str) -> dict[str, NDArray[Any]]:
         """The small arrays of one image by name, checked; raises DamagedError."""
         files = self.files(view)
-        stored = {name: self._row_bytes(row, index) for name, row in files.rows.items()}
-        if rows_checksum(stored) != int.from_bytes(self._row_bytes(files.checksum, index), "little"):
+        *rows, checksum = self._row_bytes([*files.rows.values(), files.checksum], index)
+        stored = dict(zip(files.rows, rows, strict=True))
+        if rows_checksum(stored) != int.from_bytes(checksum, "little"):
             raise self._damaged(index, view, "rows", "checksum does not match")
         return {
             name: np.frombuffer(bytearray(data), files.rows[name].array.dtype).reshape(files.rows[name].array.shape)
@@ -222,10 +223,11 @@ class Cache:
         spec = self.spec.level(level)
         return np.empty((spec.tokens, spec.channels), codecs.numpy_dtype(self.spec.codec))
 
-    def _row_bytes(self, files: RowFiles, index: int) -> bytes:
-        if files.direct:
-            return read_row(self._source, files, index)
-        return store.read_row(self._group, files.path, index).astype(files.array.dtype).tobytes()
+    def _row_bytes(self, arrays: Sequence[RowFiles], index: int) -> list[bytes]:
+        if all(files.direct for files in arrays):
+            return read_row_of_each(self._source, arrays, index)
+        rows = [store.read_row(self._group, files.path, index) for files in arrays]
+        return [row.astype(files.array.dtype).tobytes() for row, files in zip(rows, arrays, strict=True)]
 
     def _damaged(self, index: int, view: str, part: str, what: str) -> DamagedError:
         where = f"image {self.images[index].id}, view {view}, {part} of cache {self.path}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,10 @@ def write_rows(root: Path, rows: Iterable[tuple[RowFiles, int, bytes]]) -> None:
     sync(changed)
 
 
-def read_row(source: Source, files: RowFiles, index: int) -> bytes:
-    """One row as stored; zeros where nothing was written yet."""
-    key, offset = files.place(index)
-    try:
-        return source.read(key, offset, files.row_bytes)
-    except FileNotFoundError:
-        return bytes(files.row_bytes)
+def read_row_of_each(source: Source, arrays: Sequence[RowFiles], index: int) -> list[bytes]:
+    """Row `index` of several arrays as stored; zeros where nothing was written yet."""
+    found = source.read_ranges([(*files.place(index), files.row_bytes) for files in arrays])
+    return [bytes(files.row_bytes) if data is None else data for files, data in zip(arrays, found, strict=True)]
 
 
 def read_all(source: Source, files: RowFiles, images: int) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -19,6 +20,10 @@ class Source(Protocol):
 
         Raises FileNotFoundError where there is none.
         """
+        ...
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        """`read` of many (key, start, length) at a time; None where there is no such file."""
         ...
 
     def exists(self, key: str) -> bool:
@@ -46,6 +51,16 @@ class LocalSource:
         finally:
             os.close(file)
 
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        """See `Source.read_ranges`."""
+        return [self._read_if_there(*place) for place in ranges]
+
+    def _read_if_there(self, key: str, start: int, length: int) -> bytes | None:
+        try:
+            return self.read(key, start, length)
+        except FileNotFoundError:
+            return None
+
     def exists(self, key: str) -> bool:
         """See `Source.exists`."""
         return os.path.exists(self._prefix + key)
@@ -70,6 +85,16 @@ class RemoteSource:
         if start < 0:
             start = max(0, int(self._fs.size(path)) + start)
         return self._fs.cat_file(path, start=start, end=None if length is None else start + length)
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        """See `Source.read_ranges`; one round trip where the file system can have many requests under way."""
+        paths = [f"{self._root}/{key}" for key, _, _ in ranges]
+        starts, ends = [start for _, start, _ in ranges], [start + length for _, start, length in ranges]
+        found: list[Any] = self._fs.cat_ranges(paths, starts, ends, on_error="return")
+        for item in found:
+            if isinstance(item, Exception) and not isinstance(item, FileNotFoundError):
+                raise item
+        return [None if isinstance(item, FileNotFoundError) else item for item in found]
 
     def exists(self, key: str) -> bool:
         """See `Source.exists`."""
