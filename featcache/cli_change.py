@@ -24,7 +24,7 @@ def estimate(
     path: CachePath,
     images: Annotated[int, typer.Option(min=1, help="Images of the cache to come.")],
     codec: CodecName = None,
-    shard: Shard = None,
+    shard: Annotated[int | None, typer.Option(min=1, help="Images per file; as extract does by default.")] = None,
     at: Annotated[Path, typer.Option(help="Directory where it is to be written.")] = Path(),
     probe: Annotated[bool, typer.Option(help="Measure the writing speed there.")] = True,
     as_json: AsJson = False,
@@ -32,7 +32,7 @@ def estimate(
     """Predict size and writing time of a large cache from a small one (extract it with --limit 100 --codec none).
 
     \b
-    Example:  featcache estimate caches/sample --images 118287 --codec uint8 --shard 8 --at /data
+    Example:  featcache estimate caches/sample --images 118287 --codec uint8 --at /data
     """
     from featcache import sizes
     from featcache.reader import Cache

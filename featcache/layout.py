@@ -93,6 +93,16 @@ class RowFiles:
         return f"{self.path}/c.{chunk}" + ".0" * len(self.array.shape)
 
 
+MOST_FILES = 100_000
+"""Files of maps in a cache, beyond which directories and backups become a burden."""
+
+
+def images_per_file(spec: CacheSpec, images: int) -> int:
+    """The fewest images per file that keep a cache of so many images below MOST_FILES map files; 1 for small ones."""
+    chunks = images * len(spec.levels) * len(spec.views)
+    return math.ceil(chunks / (0.9 * MOST_FILES))
+
+
 @dataclass(frozen=True)
 class MapFiles:
     """Where a map array lies: `shard` images in a file. `delta` is None until the first image chose it."""

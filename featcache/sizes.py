@@ -17,7 +17,7 @@ from featcache import codecs
 from featcache.chunks import encode_chunk, index_bytes
 from featcache.direct import read_chunk
 from featcache.errors import CacheError
-from featcache.layout import CHECKSUM_ROW, DONE_ROW, row_arrays
+from featcache.layout import CHECKSUM_ROW, DONE_ROW, images_per_file, row_arrays
 from featcache.reader import Cache, Entry
 from featcache.source import open_source
 from featcache.spec import CacheSpec, Codec, LevelSpec
@@ -84,7 +84,7 @@ def estimate(
     The probe writes images of the sample there, flushes and removes them. Raises CacheError for a codec that keeps more
     than the sample's: what that lost cannot be estimated.
     """
-    codec, shard = codec or sample.spec.codec, shard or sample.shard
+    codec, shard = codec or sample.spec.codec, shard or images_per_file(sample.spec, images)
     if codec != sample.spec.codec and sample.spec.codec != "none":
         raise CacheError(
             f"a sample in {sample.spec.codec} cannot tell the size of {codec}",

@@ -19,7 +19,7 @@ from featcache.chunks import encode_chunk
 from featcache.commit import Committer, Group
 from featcache.errors import BadValueError, CacheError, MismatchError, NotACacheError
 from featcache.files import PARTIAL_SUFFIXES, clear_directory, full_disk_is_clear
-from featcache.layout import ViewFiles
+from featcache.layout import ViewFiles, images_per_file
 from featcache.lock import LOCK_NAME, WriterLock
 from featcache.pack import detection_rows, encode_maps
 from featcache.record import Record
@@ -33,8 +33,9 @@ class CacheWriter:
     """Creates a cache, or continues one with the same fingerprint; a context manager.
 
     `put` quantises on the device that made the features and hands the bytes to `threads` writer threads through a queue
-    of at most `queue` images, so memory stays bounded however slow the disk is. `shard` images share a file. Raises
-    MismatchError for a cache of another fingerprint and LockedError while another writer lives.
+    of at most `queue` images, so memory stays bounded however slow the disk is. `shard` images share a file, by default
+    just enough of them to keep the cache below 100,000 files. Raises MismatchError for a cache of another fingerprint
+    and LockedError while another writer lives.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class CacheWriter:
         images: Sequence[ImageInfo],
         ground_truth: Sequence[GroundTruth],
         *,
-        shard: int = 1,
+        shard: int | None = None,
         threads: int = 2,
         queue: int = 8,
     ) -> None:
@@ -185,10 +186,11 @@ class CacheWriter:
             self._threads = []
             self._lock.release()
 
-    def _create_or_resume(self, ground_truth: Sequence[GroundTruth], shard: int) -> int:
+    def _create_or_resume(self, ground_truth: Sequence[GroundTruth], shard: int | None) -> int:
         header = store.read_header(store.open_group(self.path)) if (self.path / "zarr.json").exists() else None
         if header is None:  # new, or its creation was killed
             clear_directory(self.path, keep=LOCK_NAME)
+            shard = shard or images_per_file(self.spec, len(self.images))
             store.create(self.path, self.spec, self.images, ground_truth, shard)
             return shard
         check_format_version(header["format_version"], str(self.path))
@@ -260,14 +262,14 @@ class CacheWriter:
         return []
 
 
-def _check_tables(images: Sequence[ImageInfo], ground_truth: Sequence[GroundTruth], shard: int) -> None:
+def _check_tables(images: Sequence[ImageInfo], ground_truth: Sequence[GroundTruth], shard: int | None) -> None:
     if not images or len(images) != len(ground_truth):
         raise CacheError(
             f"{len(images)} images and {len(ground_truth)} ground truths given; both must be the same, not 0"
         )
     if len({image.id for image in images}) != len(images):
         raise CacheError("two images have the same id")
-    if shard < 1:
+    if shard is not None and shard < 1:
         raise CacheError(f"shard is {shard}, must be at least 1")
 
 

@@ -1,8 +1,10 @@
 """What the writer refuses, how it continues, and that one cache has one writer."""
 
 import fcntl
+import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from cache_toy import arrays_of, make_features, make_images, make_spec, make_truth
+from cache_toy import LEVELS, arrays_of, make_features, make_images, make_spec, make_truth
 
 from featcache import Cache, CacheError, CacheWriter
 from featcache.errors import BadValueError, FormatVersionError, LockedError, MismatchError, NotACacheError
+from featcache.layout import images_per_file
 
 Maker = Callable[..., Path]
 
@@ -154,3 +157,22 @@ def test_tables_must_fit_each_other(tmp_path: Path) -> None:
         CacheWriter(tmp_path / "c", make_spec(), make_images(2), make_truth(1))
     with pytest.raises(CacheError, match="same id"):
         CacheWriter(tmp_path / "c", make_spec(), make_images(1) * 2, make_truth(2))
+
+
+@pytest.mark.parametrize(("levels", "views"), [(1, 1), (3, 1), (3, 2), (5, 1), (6, 2)])
+def test_coco_stays_below_the_file_limit_without_more_sharing_than_that_takes(levels: int, views: int) -> None:
+    names = [f"v{i}" for i in range(views)]
+    spec = make_spec(levels=tuple(replace(LEVELS[0], name=f"m{i}") for i in range(levels)), views=tuple(names))
+    shard = images_per_file(spec, 118_287)
+    assert levels * views * math.ceil(118_287 / shard) < 100_000
+    assert shard == 1 or levels * views * math.ceil(118_287 / (shard - 1)) > 90_000
+    assert images_per_file(spec, 5_000) == 1
+
+
+def test_large_caches_share_files_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache.layout.MOST_FILES", 8)
+    with CacheWriter(tmp_path / "c", make_spec(), make_images(10), make_truth(10)) as writer:
+        for index in range(10):
+            writer.put(index, "orig", **make_features(index))
+    assert Cache(tmp_path / "c").shard == 3
+    assert len(list((tmp_path / "c/views/orig/maps/c1").glob("c.*"))) == 4
