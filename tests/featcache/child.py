@@ -15,12 +15,12 @@ from unittest import mock
 import torch
 from cache_toy import make_features, make_images, make_spec, make_truth
 
-from featcache import Cache, CacheWriter, LevelSpec
+from featcache import Cache, CacheWriter, LevelSpec, maintain
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["child"])  # torch and zarr are imported once, not once per process
 
-STEPS = ("fsync", "pwrite", "ftruncate", "replace", "open")
+STEPS = ("fsync", "pwrite", "ftruncate", "replace", "open", "rename", "unlink", "rmdir")
 """Calls to the operating system that change what is on disk, or come just before one that does."""
 
 
@@ -49,8 +49,8 @@ def extract(path: Path, count: int, shard: int, views: tuple[str, ...] = ("orig"
                 writer.put(index, view, **make_features(index, view))
 
 
-def extract_until_step(path: Path, count: int, shard: int, views: tuple[str, ...], last: int) -> None:
-    """`extract`, killed before its `last`-th step of `STEPS`, zarr's creation of arrays included."""
+def until_step(last: int, body: Callable[..., None], *arguments: Any) -> None:
+    """`body`, killed before its `last`-th step of `STEPS`, zarr's creation of arrays included."""
     seen = 0
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,7 +65,22 @@ def extract_until_step(path: Path, count: int, shard: int, views: tuple[str, ...
 
     for name in STEPS:
         setattr(os, name, counted(getattr(os, name)))
-    extract(path, count, shard, views)
+    body(*arguments)
+
+
+def copy(source: Path, target: Path) -> None:
+    """`featcache copy` of the first level, to another codec."""
+    maintain.run(maintain.plan_copy(Cache(source), target, codec="fp16", levels=["c1"]))
+
+
+def merge(parts: list[Path], target: Path) -> None:
+    """`featcache merge`."""
+    maintain.run(maintain.plan_merge([Cache(part) for part in parts], target))
+
+
+def prune(path: Path) -> None:
+    """`featcache prune` of a level and of what is unfinished."""
+    maintain.prune(path, levels=["c1"], unfinished=True)
 
 
 def extract_and_wait(path: Path, ready: Any) -> None:

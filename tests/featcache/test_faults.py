@@ -2,11 +2,13 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import child
 import numpy as np
@@ -74,12 +76,52 @@ def test_killed_at_random_steps(tmp_path: Path, shard: int) -> None:
     for number in range(12):
         path = tmp_path / f"killed-{number}"
         for steps in (300, 1000):
-            code = child.finish(child.start(child.extract_until_step, path, count, shard, VIEWS, rng.randint(1, steps)))
+            last = rng.randint(1, steps)
+            code = child.finish(child.start(child.until_step, last, child.extract, path, count, shard, VIEWS))
             assert code in (0, -signal.SIGKILL)
             if path.exists():
                 assert_promises_kept(path)
         assert child.finish(child.start(child.extract, path, count, shard, VIEWS)) == 0
         assert_equal_caches(path, whole)
+
+
+@pytest.mark.parametrize("change", ["copy", "merge", "prune"])
+def test_a_change_killed_at_random_steps_loses_nothing(
+    make_cache: Callable[..., Path], tmp_path: Path, change: str
+) -> None:
+    """Killed before a write, rename or removal that chance picks; what was there is good, the same command ends it."""
+    parts = [make_cache(5, name="a", order=[0, 1, 3]), make_cache(5, name="b", order=[2, 4])]
+    before = [arrays_of(part) for part in parts]
+
+    def work(folder: Path) -> tuple[Callable[..., None], tuple[Any, ...], Path]:
+        """The change, its arguments and what it makes; prune works on a copy of its own."""
+        if change == "prune":
+            if not folder.exists():
+                shutil.copytree(parts[0], folder / "pruned")
+            return child.prune, (folder / "pruned",), folder / "pruned"
+        folder.mkdir(exist_ok=True)
+        target = folder / "target"
+        return (child.copy, (parts[0], target), target) if change == "copy" else (child.merge, (parts, target), target)
+
+    body, arguments, whole = work(tmp_path / "whole")
+    assert child.finish(child.start(body, *arguments)) == 0
+    rng, killed = random.Random(change), 0
+    for number in range(10):
+        body, arguments, result = work(tmp_path / f"killed-{number}")
+        killed += child.finish(child.start(child.until_step, rng.randint(1, 400), body, *arguments)) == -signal.SIGKILL
+        if change == "prune":  # one of the two names holds a whole cache at any time
+            survivor = result if result.exists() else result.with_name("pruned.old")
+            assert verify(survivor, deep=True).good
+        else:
+            if result.exists():
+                assert verify(result, deep=True).good
+            for part, arrays in zip(parts, before, strict=True):
+                now = arrays_of(part)
+                assert all(np.array_equal(arrays[name], now[name]) for name in arrays)
+        if change == "prune" or not result.exists():
+            assert child.finish(child.start(body, *arguments)) == 0
+        assert_equal_caches(result, whole)
+    assert killed >= 5
 
 
 def test_ctrl_c_keeps_what_was_put(tmp_path: Path) -> None:
