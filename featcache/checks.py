@@ -74,7 +74,7 @@ def verify(
     pairs = [(index, view) for view in cache.views for index in indices if done[view][index]]
     if deep:
         results = map_ahead(lambda pair: damage_of(cache, *pair), pairs, threads)
-        damage = [item for found in track(results, len(pairs), "verify") for item in found]
+        damage = [item for found in track(results, len(pairs)) for item in found]
     else:
         damage = [item for pair in pairs for item in missing_files(cache, *pair)]
     return VerifyReport(deep, len(cache), {view: int(done[view].sum()) for view in done}, len(pairs), [], damage)
@@ -161,7 +161,7 @@ def diff(a: Cache, b: Cache, *, atol: float = 0.0, threads: int = 2) -> DiffRepo
     done_a, done_b = _done_pairs(a), _done_pairs(b)
     common = [pair for pair in done_a if pair in done_b]
     results = map_ahead(lambda pair: _value_differences(a, b, *pair, atol=atol), common, threads)
-    values = [item for found in track(results, len(common), "diff") for item in found]
+    values = [item for found in track(results, len(common)) for item in found]
     return DiffReport(
         identity=a.spec.differences(b.spec),
         only_in_a=[pair for pair in done_a if pair not in done_b],

@@ -123,7 +123,7 @@ def run(plan: Plan, *, threads: int = 2) -> Path:
         todo = [pair for pair in plan.pairs if pair.index in pending[pair.view]]
         levels = [level.name for level in plan.spec.levels]
         records = map_ahead(lambda pair: pair.source.read(pair.source_index, pair.view, levels), todo, threads)
-        for pair, record in zip(todo, track(records, len(todo), "copy"), strict=True):
+        for pair, record in zip(todo, track(records, len(todo)), strict=True):
             _put(writer, pair, record)
     partial.rename(plan.target)
     sync([plan.target.parent])

@@ -1,28 +1,71 @@
-"""Progress on stderr: a bar on a terminal, one line every ten seconds elsewhere."""
+"""Progress on stderr: a bar on a terminal, elsewhere one line every few seconds. Results never go here."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
-_LINE_SECONDS = 10.0
 
 
-def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """The items, counted on stderr as they are used."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+class Progress:
+    """Counts `total` pieces of work; a context manager.
 
-        yield from tqdm(items, total=total, desc=label, unit="image", leave=False)
-        return
-    started = last = time.monotonic()
-    for count, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= _LINE_SECONDS:
-            last, rate = now, count / (now - started)
-            left = (total - count) / rate
-            print(f"{label} {count}/{total}, {rate:.1f} images/s, {left:.0f} s left", file=sys.stderr, flush=True)
+    `update(n, facts)` adds n pieces and shows facts such as `12.3 MB/s` beside count, rate and ETA.
+    """
+
+    def __init__(self, total: int, unit: str, *, done: int = 0, every_seconds: float = 5.0) -> None:
+        self.total, self.unit, self.done = total, unit, done
+        self.start = time.monotonic()
+        self._first, self._every, self._shown = done, every_seconds, self.start
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm  # not needed for a line now and then
+
+            self._bar = cast(Any, tqdm)(total=total, initial=done, unit=f" {unit}", file=sys.stderr)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start of this run."""
+        return max(time.monotonic() - self.start, 1e-9)
+
+    def update(self, pieces: int, facts: str = "") -> None:
+        """Add finished pieces; a line is printed if the last one is some seconds old, and at the end."""
+        self.done += pieces
+        if self._bar is not None:
+            self._bar.set_postfix_str(facts, refresh=False)
+            self._bar.update(pieces)
+        elif time.monotonic() - self._shown >= self._every or self.done >= self.total:
+            self._shown = time.monotonic()
+            print(self._line(facts), file=sys.stderr, flush=True)
+
+    def _line(self, facts: str) -> str:
+        rate = (self.done - self._first) / self.seconds
+        eta = f", ETA {_clock((self.total - self.done) / rate)}" if rate and self.done < self.total else ""
+        line = f"{self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s{eta}"
+        return f"{line}, {facts}" if facts else line
+
+
+def track(items: Iterable[T], total: int, unit: str = "images") -> Iterator[T]:
+    """The items, counted as they are used."""
+    with Progress(total, unit) as progress:
+        for item in items:
+            yield item
+            progress.update(1)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

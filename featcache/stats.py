@@ -76,7 +76,7 @@ def level_statistics(
     done = cache.done(view)
     indices = [i for i in chosen if done[i]]
     running = {level.name: Running() for level in cache.spec.levels}
-    for entry in track(map_ahead(lambda i: cache.entry(i, view), indices, threads), len(indices), "stats"):
+    for entry in track(map_ahead(lambda i: cache.entry(i, view), indices, threads), len(indices)):
         for name, values in entry.maps.items():
             running[name].add(values)
     return {name: values.summary() for name, values in running.items() if values.count}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from featcache import Cache
+from featcache.progress import Progress
 
 from .data.coco import Category, contiguous_labels
 from .data.sources import Batch, Cached
@@ -21,7 +22,6 @@ from .masks.matching import in_box_iou, match_boxes
 from .masks.paste import paste
 from .masks.references import box_logits, oracle_logits
 from .masks.results import Result, box_results, mask_results
-from .progress import Progress
 from .training.checkpoint import check_features, load_head
 
 Reference = Literal["box", "oracle"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from featcache import CacheSpec, CacheWriter
+from featcache.progress import Progress
 
 from .config import shipped
 from .data.coco import CocoSet, load_coco
@@ -21,7 +22,6 @@ from .detectors.base import Features, FrozenDetector, source_of
 from .detectors.registry import build_detector
 from .errors import PipelineError, UsageError
 from .interrupt import noted_interrupt
-from .progress import Progress
 
 Codec = Literal["uint8", "fp16", "none"]
 
@@ -88,7 +88,7 @@ def main(
     spec = cache_spec(model, coco, codec, views, command)
     with CacheWriter(cache, spec, coco.images, coco.ground_truth) as writer:
         todo = {view: [i for i in writer.pending(view) if i in shard.slice(len(coco.images))] for view in views}
-        unreadable = _extract(model, coco, writer, todo, batch_size, strict)
+        unreadable = extract_batches(model, coco, writer, todo, batch_size, strict)
     if unreadable:
         raise several_unreadable(unreadable, "repair them and run the same command again: it does only what is missing")
     return cache
@@ -137,7 +137,7 @@ def check_categories(model: FrozenDetector, coco: CocoSet) -> None:
         )
 
 
-def _extract(
+def extract_batches(
     model: FrozenDetector, coco: CocoSet, writer: CacheWriter, todo: dict[str, list[int]], batch_size: int, strict: bool
 ) -> list[UnreadableImageError]:
     """Detect and write what is to do; returns an error for each image that could not be read."""

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from featcache import CacheSpec, ImageInfo
+from featcache.progress import Progress
 
 from .data.coco import Category
 from .data.images import UnreadableImageError, find_images, open_image, several_unreadable
@@ -20,7 +21,6 @@ from .masks import rle
 from .masks.paste import paste
 from .masks.results import Result, box_results, mask_results
 from .masks.viz import draw_masks, sheet
-from .progress import Progress
 from .training.checkpoint import check_features, load_head
 
 SHEET_IMAGES = 12

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from featcache import Cache, Loader
+from featcache.progress import Progress
 
 from .data.sources import Batch, collate
 from .errors import PipelineError
 from .heads.base import MaskHead, Widths
 from .heads.registry import build_head
 from .interrupt import noted_interrupt
-from .progress import Progress
 from .training.checkpoint import CHECKPOINT, HEAD, Run, read_run, save_tensors, write_run
 from .training.config import TrainConfig, learning_rate
 from .training.criterion import loss_terms

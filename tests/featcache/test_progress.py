@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from pipeline import progress
-from pipeline.progress import Progress
+from featcache import progress
+from featcache.progress import Progress
 
 
 @pytest.fixture
