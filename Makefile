@@ -21,7 +21,7 @@ SET ?=
 TABLE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo extract train evaluate predict test check lint types format clean
+.PHONY: help install demo extract train evaluate predict bench test check lint types format clean
 
 help:  ## this list
 	@echo "featcache: a frozen DETR detector becomes an instance segmenter, from a cache of its features"
@@ -63,6 +63,10 @@ evaluate: $(READY)  ## COCO AP of a trained head, from the cache alone
 predict: $(READY)  ## masks for a folder of images: overlays and COCO JSON
 	$(BIN)/python -m pipeline predict --detector '$(DETECTOR)' --weights '$(WEIGHTS)' --run '$(RUN)' --images '$(IMAGES)' \
 	  --out '$(OUT)' --device $(DEVICE)
+
+bench: $(READY)  ## the cache beside other formats, on one core (installs the extra `bench`)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python scripts/bench_cache.py
 
 test: $(READY)  ## the whole test suite (uses ../shared where it is there)
 	$(BIN)/python -m pytest

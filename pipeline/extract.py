@@ -1,5 +1,6 @@
 """Stage 1: COCO images -> frozen detector -> cache. Done work is skipped: the same command again goes on."""
 
+import os
 import platform
 import shlex
 import shutil
@@ -75,11 +76,11 @@ def main(
     coco = load_coco(annotations, images, limit)
     check_categories(model, coco)
     command = shell_command(
-        detector=detector if detector in shipped("detectors") else Path(detector).absolute(),
-        weights=weights.absolute(),
-        images=images.absolute(),
-        annotations=annotations.absolute(),
-        cache=cache.absolute(),
+        detector=detector if detector in shipped("detectors") else os.path.abspath(detector),
+        weights=os.path.abspath(weights),
+        images=os.path.abspath(images),
+        annotations=os.path.abspath(annotations),
+        cache=os.path.abspath(cache),
         codec=codec,
         views=",".join(views),
         limit=limit,
@@ -114,7 +115,7 @@ def cache_spec(
         dataset={"annotations_sha256": coco.sha256, "images": len(coco.images), "image_ids": coco.digest()},
         recipe={
             "categories": list(coco.categories),
-            "images_folder": str(coco.folder.absolute()) if coco.folder else None,
+            "images_folder": os.path.abspath(coco.folder) if coco.folder else None,
             "command": command,
             "versions": _versions(),
         },
