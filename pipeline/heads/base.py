@@ -1,8 +1,8 @@
 """What every mask head takes and gives."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,23 +63,19 @@ class Masks:
     """int64, position in the categories sorted by id. "n" """
 
 
-class MaskHead(nn.Module):
+class MaskHead(nn.Module, ABC):
     """A light network from frozen features to instance masks. A family overrides `forward`, rarely `predict`."""
 
     amp: bool = False
     """Predict in bfloat16, as a head that was trained so should."""
 
+    @abstractmethod
     def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> HeadOutput:
         """Mask logits of the given boxes.
 
         boxes: per image "n 4", cxcywh in 0-1 of the view; need not be the detector's own (training jitters them).
         queries: per image "n d", the query embedding that goes with each box.
         """
-        raise NotImplementedError
-
-    def config_table(self) -> dict[str, Any]:
-        """The config that builds this head again, as a TOML table."""
-        raise NotImplementedError
 
     @torch.inference_mode()
     def predict(self, features: Features, counts: list[int] | None = None) -> list[Masks]:

@@ -1,8 +1,6 @@
 """The paper's parameter-free baseline (Table 1): masks before any training."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,10 +44,6 @@ class Baseline(MaskHead):
         if self.config.c1:
             sources.insert(0, (_to_width(features.c1, self.width), self.strides["c1"]))
         return roi_align(sources, boxes_in_pixels(features, boxes), self.config.roi)
-
-    def config_table(self) -> dict[str, Any]:
-        """The fields of `BaselineConfig`."""
-        return dataclasses.asdict(self.config)
 
 
 def _to_width(maps: Tensor, width: int) -> Tensor:

@@ -1,8 +1,6 @@
 """Mask Frozen-DETR: encoder maps and C1 -> F -> RoIAlign -> box encoder x query encoder -> mask logits (figure 7)."""
 
-import dataclasses
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,10 +94,6 @@ class MaskFrozenDetr(MaskHead):
             return maps
         weight = self.region_mapper.weight[:, :, None, None]
         return F.conv2d(maps, weight, self.region_mapper.bias if bias else None)
-
-    def config_table(self) -> dict[str, Any]:
-        """The fields of `HeadConfig`."""
-        return dataclasses.asdict(self.config)
 
 
 def _box_encoder(config: HeadConfig, query_dim: int) -> DeformableBoxEncoder | UnetBoxEncoder | None:
