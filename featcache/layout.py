@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from featcache.codecs import STORED_DTYPE
 from featcache.spec import CacheSpec, LevelSpec
 
 ROW_CHUNK_BYTES = 8 << 20
@@ -97,10 +98,20 @@ MOST_FILES = 100_000
 """Files of maps in a cache, beyond which directories and backups become a burden."""
 
 
+SMALL_FILE_BYTES = 1 << 20
+"""Maps below this size share files: creating and flushing a file costs more than filling it."""
+SHARED_BY_SMALL = 8
+"""Images per file of such maps; as many may have to be extracted again after a kill."""
+
+
 def images_per_file(spec: CacheSpec, images: int) -> int:
-    """The fewest images per file that keep a cache of so many images below MOST_FILES map files; 1 for small ones."""
+    """Images per map file of a cache of so many images: 1 where maps are large, 8 where they are small.
+
+    More where it takes more to stay below MOST_FILES map files.
+    """
     chunks = images * len(spec.levels) * len(spec.views)
-    return math.ceil(chunks / (0.9 * MOST_FILES))
+    largest = max(level.tokens * level.channels for level in spec.levels) * np.dtype(STORED_DTYPE[spec.codec]).itemsize
+    return max(SHARED_BY_SMALL if largest < SMALL_FILE_BYTES else 1, math.ceil(chunks / (0.9 * MOST_FILES)))
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from cache_toy import LEVELS, arrays_of, make_features, make_images, make_spec, make_truth
+from cache_toy import arrays_of, make_features, make_images, make_spec, make_truth
 
-from featcache import Cache, CacheError, CacheWriter
+from featcache import Cache, CacheError, CacheWriter, LevelSpec
 from featcache.errors import BadValueError, FormatVersionError, LockedError, MismatchError, NotACacheError
 from featcache.layout import images_per_file
 
@@ -159,20 +159,23 @@ def test_tables_must_fit_each_other(tmp_path: Path) -> None:
         CacheWriter(tmp_path / "c", make_spec(), make_images(1) * 2, make_truth(2))
 
 
+LARGE = LevelSpec("c1", 4, 256, (200, 304))
+
+
 @pytest.mark.parametrize(("levels", "views"), [(1, 1), (3, 1), (3, 2), (5, 1), (6, 2)])
 def test_coco_stays_below_the_file_limit_without_more_sharing_than_that_takes(levels: int, views: int) -> None:
     names = [f"v{i}" for i in range(views)]
-    spec = make_spec(levels=tuple(replace(LEVELS[0], name=f"m{i}") for i in range(levels)), views=tuple(names))
+    spec = make_spec(levels=tuple(replace(LARGE, name=f"m{i}") for i in range(levels)), views=tuple(names))
     shard = images_per_file(spec, 118_287)
     assert levels * views * math.ceil(118_287 / shard) < 100_000
     assert shard == 1 or levels * views * math.ceil(118_287 / (shard - 1)) > 90_000
     assert images_per_file(spec, 5_000) == 1
 
 
-def test_large_caches_share_files_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.layout.MOST_FILES", 8)
+def test_small_maps_share_files_by_themselves(tmp_path: Path) -> None:
     with CacheWriter(tmp_path / "c", make_spec(), make_images(10), make_truth(10)) as writer:
         for index in range(10):
             writer.put(index, "orig", **make_features(index))
-    assert Cache(tmp_path / "c").shard == 3
-    assert len(list((tmp_path / "c/views/orig/maps/c1").glob("c.*"))) == 4
+    assert Cache(tmp_path / "c").shard == 8
+    assert len(list((tmp_path / "c/views/orig/maps/c1").glob("c.*"))) == 2
+    assert Cache(tmp_path / "c").done().all()
