@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from featcache import Cache
 from featcache.progress import Progress
 
 from .data.coco import Category, contiguous_labels
@@ -39,20 +38,19 @@ def main(
     takes the place of the head: `box` fills the boxes, `oracle` is the best that 32 x 32 masks in these boxes can do.
     holdout: only every n-th image, those that a training with `holdout=n` left out, for choosing hyper-parameters.
     """
-    opened = Cache(cache)
-    categories, view = opened.spec.recipe["categories"], opened.views[0]
-    predict = _reference(reference, categories) if reference else _head(run, opened, holdout, device)
-    indices = _done(opened, view)
+    source = Cached(cache, device)
+    categories, view = source.categories, source.cache.views[0]
+    predict = _reference(reference, categories) if reference else _head(run, source, holdout, device)
+    indices = _extracted(source, view)
     if holdout:
         indices = [index for index in indices if index % holdout == 0]
-    source = Cached(opened, device)
     found: list[ImageResults] = []
     with Progress(len(indices), "images") as progress:
         for index in indices:
             batch = source.batch([(index, view)])
             found.append(image_results(batch, predict(batch), categories))
             progress.update(1)
-    metrics = _metrics(opened, indices, found)
+    metrics = _metrics(source, indices, found)
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / "results.json", [result for image in found for result in image.masks])
     write_json(run / "metrics.json", metrics, indent=2)
@@ -82,11 +80,11 @@ def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) ->
     return ImageResults(boxes, mask_results(boxes, masks.scores, counts, image_hw), ious)
 
 
-def _metrics(cache: Cache, indices: list[int], found: list[ImageResults]) -> dict[str, Any]:
+def _metrics(source: Cached, indices: list[int], found: list[ImageResults]) -> dict[str, Any]:
     truth = coco_ground_truth(
-        [cache.images[index] for index in indices],
-        [cache.ground_truth(index) for index in indices],
-        cache.spec.recipe["categories"],
+        [source.cache.images[index] for index in indices],
+        [source.cache.ground_truth(index) for index in indices],
+        source.categories,
     )
     ious = [iou for image in found for iou in image.ious]
     return {
@@ -98,20 +96,18 @@ def _metrics(cache: Cache, indices: list[int], found: list[ImageResults]) -> dic
     }
 
 
-def _done(cache: Cache, view: str) -> list[int]:
-    """Indices of the images that are extracted; those that are not are counted on stderr."""
-    indices = np.flatnonzero(cache.done(view)).tolist()
-    if not indices:
-        raise PipelineError(f"no image of {cache.path} is extracted yet", "run its `extract` command again")
-    if len(indices) < len(cache):
-        missing = f"{len(cache) - len(indices)} of {len(cache)} images of {cache.path} are not extracted"
+def _extracted(source: Cached, view: str) -> list[int]:
+    """Positions of the images that are extracted; those that are not are counted on stderr."""
+    indices = source.finished([view])
+    if len(indices) < len(source):
+        missing = f"{len(source) - len(indices)} of {len(source)} images of {source.cache.path} are not extracted"
         print(f"warning: {missing} and are left out of the evaluation", file=sys.stderr)
     return indices
 
 
-def _head(run: Path, cache: Cache, holdout: int, device: str) -> Predict:
+def _head(run: Path, source: Cached, holdout: int, device: str) -> Predict:
     head, trained = load_head(run, device)
-    check_features(trained, cache.spec, f"cache {cache.path}")
+    check_features(trained, source.cache.spec, f"cache {source.cache.path}")
     left_out = trained.recipe.train.holdout
     if holdout and left_out != holdout and next(head.parameters(), None) is not None:
         raise PipelineError(

@@ -6,7 +6,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featcache import Cache, Loader
 from featcache.progress import Progress
 
-from .data.sources import Batch, collate
+from .data.sources import Batch, Cached
 from .errors import PipelineError
 from .heads.base import MaskHead, Widths
 from .heads.registry import build_head
@@ -44,14 +43,15 @@ def main(
     head: a name of `configs/heads/` or a TOML. settings: fields of the head or its training that replace the TOML's.
     The same command again continues a run that was stopped, and ends where it would have ended without the stop.
     """
-    opened = Cache(cache)
+    source = Cached(cache, device)
+    spec = source.cache.spec
     recipe = override(load_recipe(head), settings or {})
     description = Run(
         recipe=recipe,
-        widths=Widths.of_cache(opened.spec),
-        source=dict(opened.spec.source),
-        categories=list(opened.spec.recipe["categories"]),  # pyright: ignore[reportArgumentType]
-        fingerprint=opened.fingerprint,
+        widths=Widths.of_cache(spec),
+        source=dict(spec.source),
+        categories=source.categories,
+        fingerprint=spec.fingerprint,
         versions={"python": platform.python_version(), "torch": torch.__version__, "featcache": _version()},
     )
     _claim(run, description)
@@ -69,27 +69,25 @@ def main(
         print(f"'{recipe.name}' has no parameters: there is nothing to train", file=sys.stderr)
         save_tensors(run / HEAD, model.state_dict())
         return run
-    _Training(opened, model, recipe.train, run, torch.device(device)).run_to_end()
+    _Training(source, model, recipe.train, run, torch.device(device)).run_to_end()
     return run
 
 
 class _Training:
     """The state that a checkpoint holds, and the loop that moves it."""
 
-    def __init__(self, cache: Cache, model: MaskHead, config: TrainConfig, run: Path, device: torch.device) -> None:
-        self.cache, self.model, self.config, self.run, self.device = cache, model, config, run, device
-        self.categories: Any = cache.spec.recipe["categories"]
+    def __init__(self, source: Cached, model: MaskHead, config: TrainConfig, run: Path, device: torch.device) -> None:
+        self.model, self.config, self.run, self.device = model, config, run, device
+        self.categories = source.categories
         self.step = 0
         self.averaged = copy.deepcopy(model) if config.ema else None
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.lr, betas=config.betas)
         self.generator = torch.Generator().manual_seed(config.seed)  # of boxes and points; on the CPU on any device
-        self.loader = Loader(
-            cache,
+        self.stream = source.stream(
             config.batch_size,
-            views=config.views or None,
-            indices=training_indices(cache, config),
+            views=config.views or source.cache.views,
+            indices=training_indices(source, config),
             seed=config.seed,
-            device=device,
         )
         if (run / CHECKPOINT).exists():
             self._restore()
@@ -98,7 +96,7 @@ class _Training:
     def run_to_end(self) -> None:
         """All steps that are left; writes the head when the last is done."""
         config = self.config
-        batches = self._batches()
+        batches = iter(self.stream)
         waited, started, images = 0.0, time.monotonic(), 0
         with noted_interrupt() as stop, Progress(config.steps, "steps", done=self.step) as progress:
             while self.step < config.steps:
@@ -163,12 +161,6 @@ class _Training:
         for mean, new in zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True):
             mean.lerp_(new, 1 - decay) if mean.is_floating_point() else mean.copy_(new)
 
-    def _batches(self) -> Iterator[Batch]:
-        """Batches without end, pass after pass."""
-        while True:
-            for entries in self.loader:
-                yield collate(entries, self.cache.spec)
-
     def _numbers(self, terms: dict[str, float], images_per_second: float, waiting: float) -> dict[str, Any]:
         return {
             "step": self.step,
@@ -189,7 +181,7 @@ class _Training:
             "model": self.model.state_dict(),
             "averaged": averaged,
             "optimizer": self.optimizer.state_dict(),
-            "loader": self.loader.state_dict(),
+            "stream": self.stream.state_dict(),
             "random": random,
         }
         save_tensors(self.run / CHECKPOINT, content)
@@ -201,23 +193,16 @@ class _Training:
         if self.averaged is not None:
             self.averaged.load_state_dict(content["averaged"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.loader.load_state_dict(content["loader"])
+        self.stream.load_state_dict(content["stream"])
         self.generator.set_state(content["random"]["boxes"])
         torch.set_rng_state(content["random"]["torch"])
         if "cuda" in content["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(content["random"]["cuda"], self.device)
 
 
-def training_indices(cache: Cache, config: TrainConfig) -> list[int]:
-    """Images to learn from: done in every view asked for, and not held out."""
-    views = config.views or cache.views
-    done = [cache.done(view) for view in views]
-    kept = [i for i in range(len(cache)) if all(flags[i] for flags in done) and not config.holds_out(i)]
-    if not kept:
-        raise PipelineError(
-            f"cache {cache.path} has no finished image to learn from", "run its `extract` command again"
-        )
-    return kept
+def training_indices(source: Cached, config: TrainConfig) -> list[int]:
+    """Images to learn from: extracted in every view asked for, and not held out."""
+    return [i for i in source.finished(config.views or source.cache.views) if not config.holds_out(i)]
 
 
 def _claim(run: Path, description: Run) -> None:

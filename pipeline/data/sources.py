@@ -1,16 +1,19 @@
 """Where features come from: a live detector or a cache. One interface, the same tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from featcache import Cache, CacheSpec, Entry, GroundTruth, ImageInfo
+from featcache import Cache, CacheSpec, Entry, GroundTruth, ImageInfo, Loader
 
 from ..detectors.base import Features, FrozenDetector
-from .coco import CocoSet, read_image
+from ..errors import PipelineError
+from .coco import Category, CocoSet, read_image
 
 Pair = tuple[int, str]
 """(index of the image, view)"""
@@ -45,8 +48,9 @@ class FeatureSource(Protocol):
 class Cached:
     """Features out of a cache directory; nothing else is opened."""
 
-    def __init__(self, cache: Cache, device: torch.device | str = "cpu") -> None:
-        self.cache, self.device = cache, torch.device(device)
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        self.cache, self.device = Cache(path), torch.device(device)
+        self.categories: list[Category] = cast(Any, self.cache.spec.recipe["categories"])
 
     def __len__(self) -> int:
         return len(self.cache)
@@ -55,6 +59,31 @@ class Cached:
         """See `FeatureSource`."""
         entries = [self.cache.decode(self.cache.read(*pair), self.device) for pair in pairs]
         return collate(entries, self.cache.spec)
+
+    def finished(self, views: Sequence[str]) -> list[int]:
+        """Positions of the images that are extracted in all of these views; raises PipelineError if there is none."""
+        done = np.all([self.cache.done(view) for view in views], axis=0)
+        if not done.any():
+            raise PipelineError(f"no image of {self.cache.path} is extracted yet", "run its `extract` command again")
+        return np.flatnonzero(done).tolist()
+
+    def stream(self, batch_size: int, *, views: Sequence[str], indices: Sequence[int], seed: int) -> "Stream":
+        """Shuffled batches of these images in these views, read ahead, pass after pass."""
+        loader = Loader(self.cache, batch_size, views=views, indices=indices, seed=seed, device=self.device)
+        return Stream(loader, self.cache.spec)
+
+
+class Stream:
+    """Batches without end. `state_dict` and `load_state_dict` carry the position over to another process."""
+
+    def __init__(self, loader: Loader, spec: CacheSpec) -> None:
+        self._loader, self._spec = loader, spec
+        self.state_dict, self.load_state_dict = loader.state_dict, loader.load_state_dict
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            for entries in self._loader:
+                yield collate(entries, self._spec)
 
 
 class Live:

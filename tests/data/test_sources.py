@@ -28,15 +28,15 @@ def tiny(tmp_path: Path) -> Tiny:
 def test_a_head_says_the_same_of_live_and_of_cached_features(
     tiny: Tiny, tmp_path: Path, codec: extract.Codec, tolerance: float, head: str
 ) -> None:
-    cache = Cache(extract.main(**tiny.arguments, cache=tmp_path / "c", codec=codec, views=("orig", "hflip")))
+    path = extract.main(**tiny.arguments, cache=tmp_path / "c", codec=codec, views=("orig", "hflip"))
     coco = load_coco(tiny.annotations, tiny.images)
     recipe = load_recipe(head)
     if head != "baseline":
         recipe = override(recipe, {"hidden": "16", "roi": "8"})
     torch.manual_seed(0)
-    model = build_head(recipe.family, recipe.head, Widths.of_cache(cache.spec)).eval()
+    model = build_head(recipe.family, recipe.head, Widths.of_cache(Cache(path).spec)).eval()
     live = Live(build_detector(str(tiny.toml), tiny.weights), coco).batch(PAIRS)
-    cached = Cached(cache).batch(PAIRS)
+    cached = Cached(path).batch(PAIRS)
     assert cached.infos == live.infos
     assert cached.views == live.views
     assert cached.counts == live.counts
