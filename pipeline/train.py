@@ -121,7 +121,7 @@ class _Training:
                         f"stopped by Ctrl-C after step {self.step} of {config.steps}, saved in {self.run / CHECKPOINT}",
                         "run the same command again to go on",
                     )
-        result = self.averaged or self.model
+        result = self.averaged if self.averaged is not None else self.model
         save_tensors(self.run / HEAD, result.state_dict())
 
     def _update(self, batch: Batch) -> dict[str, float]:
@@ -202,7 +202,13 @@ class _Training:
 
 def training_indices(source: Cached, config: TrainConfig) -> list[int]:
     """Images to learn from: extracted in every view asked for, and not held out."""
-    return [i for i in source.finished(config.views or source.cache.views) if not config.holds_out(i)]
+    kept = [i for i in source.finished(config.views or source.cache.views) if not config.holds_out(i)]
+    if not kept:
+        raise PipelineError(
+            f"holdout={config.holdout} leaves no image of {source.cache.path} to learn from",
+            "give a larger holdout, or 0 for none",
+        )
+    return kept
 
 
 def _claim(run: Path, description: Run) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import write_tiny
 
-from featcache import CacheSpec, CacheWriter, GroundTruth, ImageInfo, LevelSpec
+from featcache import Cache, CacheSpec, CacheWriter, GroundTruth, ImageInfo, LevelSpec, maintain
 from pipeline import evaluate, extract, train
 from pipeline.data.transforms import original_to_view, xywh_to_xyxy
 from pipeline.errors import PipelineError
@@ -157,6 +157,13 @@ def test_held_out_images_are_for_choosing(cache: Path, tmp_path: Path) -> None:
     assert evaluate.main(cache=cache, run=run)["images"] == 6
     with pytest.raises(PipelineError, match="has seen images"):
         evaluate.main(cache=cache, run=run, holdout=2)
+
+
+def test_nothing_to_learn_from_is_an_error(cache: Path, tmp_path: Path) -> None:
+    source = tmp_path / "one"
+    maintain.run(maintain.plan_copy(Cache(cache), source, image_ids=[10]))
+    with pytest.raises(PipelineError, match="holdout=2 leaves no image"):
+        train.main(cache=source, head="unet", run=tmp_path / "run", settings={**SETTINGS, "holdout": "2"})
 
 
 def test_a_loss_that_is_not_finite_stops_with_terms_and_images(cache: Path, tmp_path: Path) -> None:
