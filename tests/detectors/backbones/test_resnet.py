@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbone_keys import official_shapes, shapes_of
+from backbone_keys import assert_equal_maps, official_shapes, shapes_of
 from torch import Tensor
 from torchvision.models import resnet50
 
@@ -34,8 +34,11 @@ def networks() -> tuple[ResNet50, torch.nn.Module]:
 def test_maps_equal_torchvision(networks: tuple[ResNet50, torch.nn.Module], size: tuple[int, int]) -> None:
     model, reference = networks
     expected: list[Tensor] = []
-    layers = [reference.get_submodule(f"layer{stage}") for stage in (1, 2, 3, 4)]
-    hooks = [layer.register_forward_hook(lambda _m, _i, output: expected.append(output)) for layer in layers]
+
+    def keep(_module: torch.nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        expected.append(output)
+
+    hooks = [reference.get_submodule(f"layer{stage}").register_forward_hook(keep) for stage in (1, 2, 3, 4)]
     images = torch.randn(2, 3, *size)
     with torch.no_grad():
         reference(images)
@@ -45,8 +48,7 @@ def test_maps_equal_torchvision(networks: tuple[ResNet50, torch.nn.Module], size
     assert [tuple(m.shape[1:]) for m in maps] == [
         (c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip(model.channels, (4, 8, 16, 32), strict=True)
     ]
-    for ours, theirs in zip(maps, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+    assert_equal_maps(maps, expected)
 
 
 def test_training_mode_changes_nothing(networks: tuple[ResNet50, torch.nn.Module]) -> None:
