@@ -82,12 +82,18 @@ def source_of(model: FrozenDetector) -> dict[str, Any]:
     return {**model.identity, "encoder": list(model.encoder)}
 
 
-def top_detections(probs: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def top_detections(probs: Tensor, count: int, *, de_duplicate: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """The `count` best (query, class) pairs of class probabilities "b q k", as the DETR family chooses them.
 
     Returns scores "b n" (decreasing), query positions "b n" and labels "b n"; n is `count` or all the pairs there are.
-    One query may come with several labels. Equal scores keep the order of (query, class), so a run repeats exactly.
+    One query may come with several labels, unless `de_duplicate` leaves it only its best. Equal scores keep the order
+    of (query, class), so a run repeats exactly.
     """
+    if de_duplicate:
+        best, labels = probs.max(2)
+        scores, queries = torch.sort(best, dim=1, descending=True, stable=True)
+        scores, queries = scores[:, :count], queries[:, :count]
+        return scores, queries, labels.gather(1, queries)
     scores, order = torch.sort(probs.flatten(1), dim=1, descending=True, stable=True)
     scores, order = scores[:, :count], order[:, :count]
     return scores, order // probs.shape[2], order % probs.shape[2]

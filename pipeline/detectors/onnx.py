@@ -21,9 +21,7 @@ from ..config import from_table
 from ..data.transforms import Transform, xyxy_to_cxcywh
 from ..errors import PipelineError
 from .base import Features, top_detections
-
-COCO_UNUSED = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Columns of a 91-class COCO model that stand for no category."""
+from .classes import Classes, category_columns
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ class OnnxConfig:
     taps: tuple[Tap, ...]
     top_k: int = 100
     """Detections kept, over (query, class)."""
-    classes: Literal["contiguous", "coco-91"] | tuple[int, ...] = "contiguous"
-    """Score columns: the categories by increasing id, COCO's raw ids 0..90, or a list of category ids (0 = none)."""
+    classes: Classes = "contiguous"
+    """What the score columns are; see `classes.py`."""
     sha256: str | None = None
     """Of the weights file; if given, another file is refused."""
 
@@ -165,7 +163,9 @@ class OnnxDetector:
                 )
         queries, columns = shapes[outputs.scores][1:]
         self.query_dim = shapes[outputs.queries][2]
-        self.category_ids, self._columns = _categories(config, columns - (outputs.activation == "softmax"))
+        self.category_ids, self._columns = category_columns(
+            config.classes, columns - (outputs.activation == "softmax"), config.name, f"'{outputs.scores}'"
+        )
         self.classes = len(self._columns)
         self.detections = min(config.top_k, queries * self.classes)
 
@@ -174,19 +174,6 @@ def _probs(scores: Tensor, activation: str) -> Tensor:
     if activation == "softmax":
         return scores.softmax(-1)[..., :-1]
     return scores.sigmoid() if activation == "sigmoid" else scores
-
-
-def _categories(config: OnnxConfig, columns: int) -> tuple[tuple[int, ...] | None, list[int]]:
-    """Category ids by increasing id (None if only their order is known), and the score column of each."""
-    if config.classes == "contiguous":
-        return None, list(range(columns))
-    ids = tuple(0 if i in COCO_UNUSED else i for i in range(91)) if config.classes == "coco-91" else config.classes
-    if len(ids) != columns:
-        raise PipelineError(
-            f"{config.name}: `classes` names {len(ids)} columns, '{config.outputs.scores}' has {columns}"
-        )
-    used = sorted((category_id, column) for column, category_id in enumerate(ids) if category_id > 0)
-    return tuple(category_id for category_id, _ in used), [column for _, column in used]
 
 
 def _level(tap: Tap, shape: tuple[int, ...], input_hw: tuple[int, int], name: str) -> LevelSpec:

@@ -19,3 +19,11 @@ def test_equal_scores_keep_the_order_of_query_and_class() -> None:
 
 def test_no_more_pairs_than_there_are() -> None:
     assert top_detections(torch.rand(1, 2, 3), 100)[0].shape == (1, 6)
+
+
+def test_without_duplicates_a_query_keeps_its_best_class() -> None:
+    probs = torch.tensor([[[0.6, 0.9], [0.8, 0.2], [0.3, 0.7]]])
+    scores, queries, labels = top_detections(probs, 2, de_duplicate=True)
+    assert torch.equal(scores, torch.tensor([[0.9, 0.8]]))
+    assert (queries.tolist(), labels.tolist()) == ([[0, 1]], [[1, 0]])
+    assert top_detections(probs, 9, de_duplicate=True)[1].tolist() == [[0, 1, 2]]

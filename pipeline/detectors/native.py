@@ -1,0 +1,243 @@
+"""H-DETR and DINO as frozen detectors: a TOML of kind "hdetr" or "dino" and a weights file, official or our own."""
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from featcache import LevelSpec
+
+from ..config import from_table
+from ..data.transforms import Transform
+from ..errors import PipelineError
+from .base import Features, top_detections
+from .checkpoints import load_weights
+from .classes import Classes, category_columns, column_ids
+from .dino import Dino
+from .hdetr import Decoded, HDetr
+
+Backbone = Literal["resnet50", "swin-l-window7", "swin-l-window12", "focalnet-l-fl4", "narrow"]
+
+LISTING = ("summary", "top_k", "columns", "weights", "weights_name", "box_ap")
+"""Keys of the TOML that change no number: for people, or (`top_k`) a field of the cache on which no head depends."""
+
+
+@dataclass(frozen=True)
+class NativeConfig:
+    """The keys of a detector TOML of kind "hdetr" or "dino"; the sizes of the network are the official ones."""
+
+    kind: Literal["hdetr", "dino"]
+    name: str
+    summary: str
+    backbone: Backbone
+    queries: int
+    """Decoder queries, one-to-one only: 300 or 900 in the official files."""
+    transform: Transform
+    classes: Classes = "coco-91"
+    """What the class logits are; see `classes.py`."""
+    columns: int = 0
+    """How many class logits; only with classes = "contiguous", otherwise told by it."""
+    top_k: int = 100
+    """Detections kept, over (query, class)."""
+    de_duplicate: bool = False
+    """Keep each query once, with its best class."""
+    encoder_layer: int = 4
+    """Whose output the encoder maps are, from 1; the paper takes the fourth of six (Table 15)."""
+    extra_encoder_layers: tuple[int, ...] = ()
+    """More of them, stored beside as maps "e8_l2" and so on for layer 2."""
+    query_tap: Literal["normed", "raw"] = "normed"
+    """DINO: queries after or before the decoder's last norm."""
+    amp: Literal["none", "bf16"] = "none"
+    """Precision of backbone and input projections; everything after them is float32, as in the official code."""
+    width: int = 256
+    levels: int = 4
+    """Feature levels: 4 (strides 8 to 64), or for DINO also 5 (4 to 64)."""
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    heads: int = 8
+    points: int = 4
+    feed_forward: int = 2048
+    weights: str = ""
+    """A file beside the TOML, used when no other is given."""
+    weights_name: str = ""
+    """Name of the official file."""
+    box_ap: float | None = None
+    """Its published box AP on COCO val2017, in percent."""
+
+    def __post_init__(self) -> None:
+        if (self.classes == "contiguous") != (self.columns > 0):
+            raise ValueError("columns goes with classes = 'contiguous', and only with it")
+        for layer in (self.encoder_layer, *self.extra_encoder_layers):
+            if not 1 <= layer <= self.encoder_layers:
+                raise ValueError(f"encoder layer {layer} is not among 1..{self.encoder_layers}")
+        if len({self.encoder_layer, *self.extra_encoder_layers}) <= len(self.extra_encoder_layers):
+            raise ValueError("extra_encoder_layers repeats a layer, or names encoder_layer")
+        if self.levels != 4 and (self.kind, self.levels) != ("dino", 5):
+            raise ValueError(f"levels is {self.levels}, expected 4" + " or 5" * (self.kind == "dino"))
+        if self.query_tap != "normed" and self.kind != "dino":
+            raise ValueError("query_tap is a choice of kind = 'dino' only")
+        for key in ("queries", "top_k", "decoder_layers"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} is {getattr(self, key)}, expected at least 1")
+
+    @property
+    def logits(self) -> int:
+        """How many class logits the network has."""
+        return self.columns if self.classes == "contiguous" else len(column_ids(self.classes))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of each encoder level, fine to coarse."""
+        return tuple(64 >> level for level in reversed(range(self.levels)))
+
+    def identity(self) -> dict[str, Any]:
+        """What could change the numbers."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in LISTING}
+
+
+def build(
+    table: Mapping[str, Any], file: Path, weights: Path | None, *, device: str = "cpu", threads: int | None = None
+) -> "NativeDetector":
+    """The detector of the TOML table read from `file`, with the weights beside it if None are given.
+
+    `threads` sets the processor threads of torch, for the whole process; None leaves them.
+    """
+    config = from_table(NativeConfig, table, str(file))
+    if weights is None:
+        if not config.weights:
+            raise PipelineError(f"'{config.name}' has no weights of its own", "pass the official file: --weights FILE")
+        weights = file.parent / config.weights
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return NativeDetector(config, weights, device=device)
+
+
+def build_network(config: NativeConfig) -> HDetr | Dino:
+    """The network with random weights."""
+    network = {"hdetr": HDetr, "dino": Dino}[config.kind]
+    options: dict[str, Any] = {"query_tap": config.query_tap} if config.kind == "dino" else {}
+    sizes = ("queries", "width", "levels", "encoder_layers", "decoder_layers", "heads", "points", "feed_forward")
+    options |= {key: getattr(config, key) for key in sizes}
+    return network(build_backbone(config.backbone), classes=config.logits, **options)
+
+
+def build_backbone(name: Backbone) -> nn.Module:
+    """A backbone with random weights."""
+    if name == "resnet50":
+        from .backbones.resnet import ResNet50
+
+        return ResNet50()
+    if name == "narrow":
+        from .backbones.narrow import Narrow
+
+        return Narrow()
+    if name == "focalnet-l-fl4":
+        from .backbones.focalnet import FOCALNET_L_FL4, FocalNet
+
+        return FocalNet(FOCALNET_L_FL4)
+    from .backbones.swin import SWIN_L_WINDOW7, SWIN_L_WINDOW12, Swin
+
+    return Swin(SWIN_L_WINDOW7 if name == "swin-l-window7" else SWIN_L_WINDOW12)
+
+
+class NativeDetector:
+    """See `base.FrozenDetector`; this one runs in PyTorch."""
+
+    def __init__(self, config: NativeConfig, weights: Path, *, device: str = "cpu") -> None:
+        self.config, self.device = config, _device(device)
+        with torch.device("meta"):  # no time or memory for random weights that are replaced at once
+            self.network = build_network(config)
+        sha256 = load_weights(self.network, config.kind, weights, detector=config.name)
+        self.network.to(self.device).eval().requires_grad_(False)
+        self.name = config.name
+        self.transform = config.transform
+        self.query_dim = config.width
+        self.identity: dict[str, Any] = {**config.identity(), "weights_sha256": sha256}
+        self.category_ids, self._columns = category_columns(config.classes, config.logits, config.name, "the network")
+        self.classes = len(self._columns)
+        self.detections = min(config.top_k, config.queries * (1 if config.de_duplicate else self.classes))
+        self.encoder = tuple(f"e{stride}" for stride in config.strides)
+        self.levels = self._levels()
+
+    def _levels(self) -> tuple[LevelSpec, ...]:
+        height, width = self.config.transform.largest_hw()
+        c1: int = self.network.backbone.channels[0]  # pyright: ignore[reportIndexIssue, reportAssignmentType]
+        levels = [("c1", 4, c1)]
+        for layer in (self.config.encoder_layer, *self.config.extra_encoder_layers):
+            levels += [(self._map_name(s, layer), s, self.config.width) for s in self.config.strides]
+        return tuple(
+            LevelSpec(name, stride, channels, (-(-height // stride), -(-width // stride)))
+            for name, stride, channels in levels
+        )
+
+    def _map_name(self, stride: int, layer: int) -> str:
+        return f"e{stride}" if layer == self.config.encoder_layer else f"e{stride}_l{layer}"
+
+    def detect(self, images: Tensor, input_hw: Tensor | None = None) -> Features:
+        """See `base.FrozenDetector`. With `input_hw` (int64 "b 2"), the right and bottom of each image is padding.
+
+        The detector sees that padding as the official code does in a batch, so its numbers are not those of the image
+        alone; padded cells of the maps, which hold nonsense, come back as zero.
+        """
+        if input_hw is None:
+            input_hw = torch.tensor([list(images.shape[2:])] * len(images))
+        images, input_hw = images.to(self.device), input_hw.to(self.device)
+        # On a processor image by image: a batch is no faster, its last bits depend on its size, and a resumed
+        # extraction batches differently.
+        size = 1 if self.device.type == "cpu" else len(images)
+        parts = [self._detect(*part) for part in zip(images.split(size), input_hw.split(size), strict=True)]
+        # outside inference mode, as ordinary tensors on which a head can be trained
+        maps, detections = ({key: torch.cat([part[i][key] for part in parts]) for key in parts[0][i]} for i in (0, 1))
+        return Features(
+            maps=maps,
+            encoder=self.encoder,
+            strides={level.name: level.stride for level in self.levels},
+            input_hw=input_hw,
+            **detections,
+        )
+
+    @torch.inference_mode()
+    def _detect(self, images: Tensor, input_hw: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Maps with zeroed padding, and detections."""
+        half = torch.autocast(self.device.type, torch.bfloat16) if self.config.amp == "bf16" else nullcontext()
+        with half:
+            decoded = self.network(images, padding_mask(input_hw, images.shape[2], images.shape[3]))
+        maps = self._maps(decoded)
+        for name, (level, stride) in ((level.name, (maps[level.name], level.stride)) for level in self.levels):
+            valid_hw = -(-input_hw // stride)
+            maps[name] = level.masked_fill(padding_mask(valid_hw, *level.shape[2:])[:, None], 0)
+        probs = decoded.logits[-1].sigmoid()[..., self._columns]
+        scores, query, labels = top_detections(probs, self.detections, de_duplicate=self.config.de_duplicate)
+        rows = query[:, :, None]
+        queries, boxes = (
+            tensor.gather(1, rows.expand(-1, -1, tensor.shape[2])) for tensor in (decoded.states[-1], decoded.boxes[-1])
+        )
+        return maps, {"queries": queries, "boxes": boxes, "scores": scores, "labels": labels}
+
+    def _maps(self, decoded: Decoded) -> dict[str, Tensor]:
+        maps = {"c1": decoded.c1.float()}
+        for layer in (self.config.encoder_layer, *self.config.extra_encoder_layers):
+            levels = decoded.pyramid.split(decoded.memory[layer - 1])
+            maps |= {self._map_name(s, layer): level for s, level in zip(self.config.strides, levels, strict=True)}
+        return maps
+
+
+def padding_mask(valid_hw: Tensor, height: int, width: int) -> Tensor:
+    """True right of and below the valid part of each map. int64 "b 2" -> bool "b height width" """
+    rows = torch.arange(height, device=valid_hw.device) >= valid_hw[:, :1]
+    columns = torch.arange(width, device=valid_hw.device) >= valid_hw[:, 1:]
+    return rows[:, :, None] | columns[:, None]
+
+
+def _device(name: str) -> torch.device:
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise PipelineError(f"unknown device '{name}'", "cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise PipelineError(f"torch sees no GPU for '{name}'", "install a CUDA build of torch, or pass --device cpu")
+    return torch.device(name)
