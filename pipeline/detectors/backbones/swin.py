@@ -175,7 +175,7 @@ class PatchMerging(nn.Module):
 def to_windows(grid: Tensor, window: int) -> Tensor:
     """ "b h w c", h and w multiples of the window -> "b k n c": k windows in reading order, n cells in each."""
     b, h, w, c = grid.shape
-    parts = grid.view(b, h // window, window, w // window, window, c)
+    parts = grid.reshape(b, h // window, window, w // window, window, c)
     return parts.transpose(2, 3).reshape(b, -1, window * window, c)
 
 
@@ -190,9 +190,8 @@ def seam_of(tokens: Tensor, window: int) -> Seam:
     rows, columns = (-(-size // window) for size in tokens.shape[1:3])
     bands = [torch.zeros(count * window, dtype=torch.long, device=tokens.device) for count in (rows, columns)]
     for band in bands:
-        band[-window:] = 1
-        band[-(window // 2) :] = 2
-    regions = to_windows((3 * bands[0][:, None] + bands[1])[None, :, :, None], window).squeeze(0, -1)
+        band[-(window // 2) :] = 1  # what came round from the other side
+    regions = to_windows((2 * bands[0][:, None] + bands[1])[None, :, :, None], window).squeeze(0, -1)
     grid = torch.arange(rows * columns, device=tokens.device).view(rows, columns)
     windows = torch.cat([grid[:-1, -1], grid[-1]])
     regions = regions[windows]
