@@ -55,18 +55,27 @@ def load_recipe(name_or_file: str) -> Recipe:
 
 def override(recipe: Recipe, assignments: Mapping[str, str]) -> Recipe:
     """With the `key=value` settings of a command line; a key is a field of the head or of its training."""
+    return change(recipe, {key: _value(text) for key, text in assignments.items()}, "the command line")
+
+
+def change(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
+    """With other values, as TOML has them, for fields of the head or of its training.
+
+    `where` (a file, the command line) says in errors whose settings these are. Fields that contradict each other are
+    found only after all are set.
+    """
     tables = {"head": asdict(recipe.head), "train": asdict(recipe.train)}
-    for key, text in assignments.items():
-        home = next((name for name, table in tables.items() if key in table), None)
+    for key, value in settings.items():
+        home = next((table for table in tables.values() if key in table), None)
         if home is None:
             known = [name for table in tables.values() for name in table]
             hint = f"did you mean {nearest(key, known)}?" if nearest(key, known) else f"known: {', '.join(known)}"
-            raise UsageError(f"unknown setting '{key}'", hint)
-        tables[home][key] = _value(text)
+            raise UsageError(f"{where}: unknown setting '{key}'", hint)
+        home[key] = value
     return replace(
         recipe,
-        head=from_table(type(recipe.head), _with_lists(tables["head"]), "the command line"),
-        train=from_table(TrainConfig, _with_lists(tables["train"]), "the command line"),
+        head=from_table(type(recipe.head), _with_lists(tables["head"]), where),
+        train=from_table(TrainConfig, _with_lists(tables["train"]), where),
     )
 
 

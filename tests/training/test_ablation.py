@@ -1,0 +1,94 @@
+"""Ablations: rows are base head, settings of the table and settings of the row; mistakes name file and row."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import shipped
+from pipeline.errors import PipelineError
+from pipeline.training.ablation import CELLS, load_ablation
+from pipeline.training.recipe import load_recipe
+
+SMALL = """
+about = "two heads"
+detector = "hdetr-r50"
+head = "mask-frozen-detr"
+[settings]
+neck = false
+steps = 100
+[[rows]]
+name = "wide"
+settings = { hidden = 256, steps = 200 }
+paper = { AP = 45, params = 1.5 }
+[[rows]]
+name = "baseline"
+head = "baseline"
+detector = "hdetr-swin-l"
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    file = folder / "mine.toml"
+    file.write_text(text)
+    return str(file)
+
+
+@pytest.mark.parametrize("name", sorted(shipped("ablations")))
+def test_every_shipped_table_loads(name: str) -> None:
+    ablation = load_ablation(name)
+    assert ablation.name == name
+    assert ablation.columns
+    for row in ablation.rows:
+        assert row.recipe.name == row.name
+        assert row.paper.keys() <= set(CELLS)
+
+
+def test_a_row_wins_over_the_table_and_the_table_over_the_head(tmp_path: Path) -> None:
+    text = SMALL.replace('[[rows]]\nname = "baseline"\nhead = "baseline"', '[[rows]]\nname = "plain"')
+    ablation = load_ablation(write(tmp_path, text))
+    wide, plain = ablation.rows
+    base = load_recipe("mask-frozen-detr")
+    assert (wide.recipe.head.hidden, wide.recipe.head.neck, wide.recipe.train.steps) == (256, False, 200)
+    assert (plain.recipe.head.hidden, plain.recipe.train.steps) == (base.head.hidden, 100)
+    assert (wide.detector, plain.detector) == ("hdetr-r50", "hdetr-swin-l")
+    assert wide.paper == {"AP": 45.0, "params": 1.5}
+    assert ablation.columns == ("AP", "params")
+
+
+def test_a_row_may_have_another_base_head(tmp_path: Path) -> None:
+    text = SMALL.replace("neck = false\n", "")
+    assert [row.recipe.family for row in load_ablation(write(tmp_path, text)).rows] == ["mask-frozen-detr", "baseline"]
+
+
+def test_a_head_beside_the_ablation_is_found(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text('family = "baseline"\n[head]\nroi = 16\n')
+    text = SMALL.replace("neck = false\n", "").replace('head = "baseline"', 'head = "own.toml"')
+    assert load_ablation(write(tmp_path, text)).rows[1].recipe.head.roi == 16
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('name = "baseline"', 'name = "wide"', "two rows are named 'wide'"),
+        ("hidden = 256", "hiden = 256", r"row 'wide': unknown setting 'hiden'[\s\S]*'hidden'"),
+        ("hidden = 256", "hidden = 25", "row 'wide': hidden 25 is not a multiple"),
+        ("AP = 45", "Ap = 45", r"row 'wide': paper: Ap[\s\S]*'AP'"),
+        ("AP = 45", 'AP = "high"', "row 'wide': paper: AP"),
+        ('head = "baseline"', 'head = "base"', "baseline"),
+        ('head = "baseline"', 'heads = "baseline"', r"unknown key 'heads'[\s\S]*'head'"),
+        ("", "", "row 'baseline': unknown setting 'neck'"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, old: str, new: str, words: str) -> None:
+    with pytest.raises(PipelineError, match=words):
+        load_ablation(write(tmp_path, SMALL.replace(old, new)))
+
+
+def test_an_unknown_table_suggests_the_nearest() -> None:
+    with pytest.raises(PipelineError, match="table05"):
+        load_ablation("table5")
+
+
+def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="no rows"):
+        load_ablation(write(tmp_path, 'about = ""\ndetector = "a"\nhead = "unet"\nrows = []\n'))
