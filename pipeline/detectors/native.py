@@ -18,6 +18,7 @@ from ..errors import PipelineError
 from .base import Features, top_detections
 from .checkpoints import load_weights
 from .classes import Classes, category_columns, column_ids
+from .device import torch_device
 from .dino import Dino
 from .hdetr import Decoded, HDetr
 
@@ -149,7 +150,7 @@ class NativeDetector:
     """See `base.FrozenDetector`; this one runs in PyTorch."""
 
     def __init__(self, config: NativeConfig, weights: Path, *, device: str = "cpu") -> None:
-        self.config, self.device = config, _device(device)
+        self.config, self.device = config, torch_device(device)
         with torch.device("meta"):  # no time or memory for random weights that are replaced at once
             self.network = build_network(config)
         sha256 = load_weights(self.network, config.kind, weights, detector=config.name)
@@ -232,12 +233,3 @@ def padding_mask(valid_hw: Tensor, height: int, width: int) -> Tensor:
     rows = torch.arange(height, device=valid_hw.device) >= valid_hw[:, :1]
     columns = torch.arange(width, device=valid_hw.device) >= valid_hw[:, 1:]
     return rows[:, :, None] | columns[:, None]
-
-
-def _device(name: str) -> torch.device:
-    kind = name.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise PipelineError(f"unknown device '{name}'", "cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise PipelineError(f"torch sees no GPU for '{name}'", "install a CUDA build of torch, or pass --device cpu")
-    return torch.device(name)
