@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,33 +73,57 @@ class RemoteSource:
     def __init__(self, url: str) -> None:
         try:
             import fsspec  # pyright: ignore[reportMissingTypeStubs]
-        except ImportError as error:
-            raise CacheError(f"reading {url} needs fsspec", "pip install 'featcache[remote]'") from error
-        fs, root = cast(Any, fsspec).url_to_fs(url)
+
+            fs, root = cast(Any, fsspec).url_to_fs(url)
+        except (ImportError, ValueError) as error:  # ValueError: no such protocol
+            raise CacheError(
+                f"{url} cannot be opened: {error}",
+                "pip install 'featcache[remote]', and s3fs for s3:// or gcsfs for gs://",
+            ) from error
         self._fs: Any = fs
         self._root = str(root).rstrip("/")
         self.name = url
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        """See `Source.read`."""
+        """See `Source.read`; raises CacheError where the file system cannot be asked."""
         path = f"{self._root}/{key}"
-        if start < 0:
-            start = max(0, int(self._fs.size(path)) + start)
-        return self._fs.cat_file(path, start=start, end=None if length is None else start + length)
+        try:
+            if start < 0:
+                start = max(0, int(self._fs.size(path)) + start)
+            # No range for a whole file: an object store answers any range of an empty one with an error.
+            return self._fs.cat_file(path, start=start or None, end=None if length is None else start + length)
+        except Exception as error:
+            return self._instead_of(error, key)
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
         """See `Source.read_ranges`; one round trip where the file system can have many requests under way."""
         paths = [f"{self._root}/{key}" for key, _, _ in ranges]
         starts, ends = [start for _, start, _ in ranges], [start + length for _, start, length in ranges]
         found: list[Any] = self._fs.cat_ranges(paths, starts, ends, on_error="return")
-        for item in found:
-            if isinstance(item, Exception) and not isinstance(item, FileNotFoundError):
-                raise item
-        return [None if isinstance(item, FileNotFoundError) else item for item in found]
+        answers: list[bytes | None] = []
+        for item, (key, _, _) in zip(found, ranges, strict=True):
+            if isinstance(item, FileNotFoundError):
+                answers.append(None)
+            else:
+                answers.append(self._instead_of(item, key) if isinstance(item, Exception) else item)
+        return answers
+
+    def _instead_of(self, error: Exception, key: str) -> bytes:
+        """What an error of the file system means: no bytes behind the end of a file, or an error for people."""
+        if isinstance(error, FileNotFoundError):
+            raise error
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:
+            return b""  # how s3fs words HTTP status 416, "range not satisfiable"; a directory gives no bytes either
+        raise unreachable(f"{self.name}/{key}", error) from error
 
     def exists(self, key: str) -> bool:
         """See `Source.exists`."""
         return self._fs.exists(f"{self._root}/{key}")
+
+
+def unreachable(url: str, error: Exception) -> CacheError:
+    """What to raise where a remote file system cannot be asked."""
+    return CacheError(f"{url} cannot be read: {error}", "check the address, the credentials and the network")
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:

@@ -31,7 +31,7 @@ from featcache.layout import (
     row_arrays,
     view_path,
 )
-from featcache.source import is_url
+from featcache.source import is_url, unreachable
 from featcache.spec import FORMAT_VERSION, CacheSpec, GroundTruth, ImageInfo, LevelSpec
 
 _KEYS = {"name": "default", "configuration": {"separator": "."}}
@@ -45,6 +45,16 @@ DECODE = {
     "fp16": "map = array[i][: h * w].reshape(h, w, c)",
     "none": "map = array[i][: h * w].reshape(h, w, c)",
 }
+
+
+class _RemoteStore(zarr.storage.FsspecStore):
+    """zarr's store of an fsspec URL, with errors for people where it cannot be asked."""
+
+    async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await super().get(key, *arguments, **options)
+        except Exception as error:
+            raise unreachable(f"{self.path}/{key}", error) from error
 
 
 def create(
@@ -73,9 +83,9 @@ def set_attribute(directory: Path, value: dict[str, Any]) -> None:
 
 
 def open_group(place: str | os.PathLike[str]) -> zarr.Group:
-    """The zarr group at a path or fsspec URL; raises NotACacheError."""
+    """The zarr group at a path or fsspec URL; raises NotACacheError, and CacheError where a URL cannot be asked."""
     try:
-        store = zarr.storage.FsspecStore.from_url(str(place), read_only=True) if is_url(place) else str(place)
+        store = _RemoteStore.from_url(str(place), read_only=True) if is_url(place) else str(place)
         return cast(Any, zarr).open_group(store, mode="r", zarr_format=3)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotACacheError(f"no cache at {place}", "write one:  python -m pipeline extract --help") from error

@@ -114,14 +114,3 @@ def test_views_and_levels_that_are_not_there_are_named(make_cache: Maker) -> Non
         cache.entry(0, "rot90")
     with pytest.raises(CacheError, match="no level 'p3'"):
         cache.window(0, "p3", 0, 1)
-
-
-def test_remote_url_reads_the_same(make_cache: Maker) -> None:
-    fsspec = pytest.importorskip("fsspec")
-    path = make_cache(3, shard=2)
-    memory = fsspec.filesystem("memory")
-    memory.put(str(path), "/bucket/cache", recursive=True)
-    remote = Cache("memory://bucket/cache")
-    for index in range(3):
-        for name, values in Cache(path)[index].maps.items():
-            assert torch.equal(values, remote[index].maps[name])
