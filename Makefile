@@ -20,6 +20,16 @@ LIMIT ?=
 SET ?=
 TABLE ?=
 
+# Nothing named: the embedded detector, on pictures that the project draws itself.
+SHAPES := shapes
+ifeq ($(DETECTOR)$(IMAGES)$(ANNOTATIONS),)
+DRAWN  := $(SHAPES)/train/annotations.json
+SOURCE := --detector shapes-tiny --images $(SHAPES)/train/images --annotations $(DRAWN)
+else
+SOURCE := --detector '$(DETECTOR)' --images '$(IMAGES)' --annotations '$(ANNOTATIONS)'
+endif
+WEIGHTS_FILE := $(if $(WEIGHTS),--weights '$(WEIGHTS)')
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo extract train evaluate predict bench test check lint types format clean
 
@@ -28,9 +38,11 @@ help:  ## this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  The main job, from images, COCO annotations and a detector to masks and their AP:"
+	@echo "  See it run, with the embedded detector on pictures the project draws itself:"
+	@echo "    make demo"
+	@echo "  The main job, from your images, COCO annotations and detector to masks and their AP:"
 	@echo "    make demo DETECTOR=deimv2-femto WEIGHTS=model.onnx IMAGES=train2017 ANNOTATIONS=instances_train2017.json"
-	@echo "  Its two stages, on their own:"
+	@echo "  Its two stages, on their own (without variables, the embedded default):"
 	@echo "    make extract DETECTOR=.. WEIGHTS=.. IMAGES=.. ANNOTATIONS=.. CACHE=caches/train [VIEWS=orig,hflip] [CODEC=uint8] [LIMIT=n]"
 	@echo "    make train CACHE=caches/train RUN=runs/unet [HEAD=unet] [SET='steps=500 lr=1e-3']"
 	@echo "    make evaluate CACHE=caches/val RUN=runs/unet"
@@ -50,9 +62,12 @@ demo: $(READY)  ## the main job: extract, train, evaluate, table and overlays in
 	  --annotations '$(ANNOTATIONS)' --val-images '$(VAL_IMAGES)' --val-annotations '$(VAL_ANNOTATIONS)' \
 	  --head $(HEAD) --out $(if $(filter-out out,$(OUT)),$(OUT),demo) --device $(DEVICE) $(if $(LIMIT),--limit $(LIMIT)) $(SET)
 
-extract: $(READY)  ## stage 1: images -> frozen detector -> cache
-	$(BIN)/python -m pipeline extract --detector '$(DETECTOR)' --weights '$(WEIGHTS)' --images '$(IMAGES)' \
-	  --annotations '$(ANNOTATIONS)' --cache '$(CACHE)' --views $(VIEWS) --codec $(CODEC) --device $(DEVICE) $(if $(LIMIT),--limit $(LIMIT))
+$(SHAPES)/train/annotations.json: | $(READY)
+	$(BIN)/python scripts/make_shapes.py $(SHAPES)
+
+extract: $(READY) $(DRAWN)  ## stage 1: images -> frozen detector -> cache
+	$(BIN)/python -m pipeline extract $(SOURCE) $(WEIGHTS_FILE) --cache '$(CACHE)' --views $(VIEWS) --codec $(CODEC) \
+	  --device $(DEVICE) $(if $(LIMIT),--limit $(LIMIT))
 
 train: $(READY)  ## stage 2: cache -> mask head
 	$(BIN)/python -m pipeline train --cache '$(CACHE)' --head '$(HEAD)' --run '$(RUN)' --device $(DEVICE) $(SET)
@@ -61,8 +76,8 @@ evaluate: $(READY)  ## COCO AP of a trained head, from the cache alone
 	$(BIN)/python -m pipeline evaluate --cache '$(CACHE)' --run '$(RUN)' --device $(DEVICE)
 
 predict: $(READY)  ## masks for a folder of images: overlays and COCO JSON
-	$(BIN)/python -m pipeline predict --detector '$(DETECTOR)' --weights '$(WEIGHTS)' --run '$(RUN)' --images '$(IMAGES)' \
-	  --out '$(OUT)' --device $(DEVICE)
+	$(BIN)/python -m pipeline predict --detector '$(or $(DETECTOR),shapes-tiny)' $(WEIGHTS_FILE) --run '$(RUN)' \
+	  --images '$(or $(IMAGES),$(SHAPES)/val/images)' --out '$(OUT)' --device $(DEVICE)
 
 bench: $(READY)  ## the cache beside other formats, on one core (installs the extra `bench`)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
@@ -85,4 +100,4 @@ format: $(READY)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what demo, extract and train made here
-	rm -rf demo caches runs out
+	rm -rf demo shapes caches runs out

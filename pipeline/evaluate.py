@@ -31,10 +31,11 @@ Predict = Callable[[Batch], Masks]
 def main(
     *, cache: Path, run: Path, reference: Reference | None = None, holdout: int = 0, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Evaluate the head of `run` on every image of the cache; writes metrics.json and results.json into `run`.
+    """Evaluate the head of `run` on every image of the cache; writes metrics, results and quality.json into `run`.
 
     Returns the metrics: `bbox` is the AP of the frozen detector by its own scores, `segm` that of the masks by theirs,
-    `mask_iou` the mean, over matched detections, of the mask's IoU with the ground truth inside the box. `reference`
+    `mask_iou` the mean, over matched detections, of the mask's IoU with the ground truth inside the box; quality.json
+    has the same for each image, over its objects, those that no detection matched counting as zero. `reference`
     takes the place of the head: `box` fills the boxes, `oracle` is the best that 32 x 32 masks in these boxes can do.
     holdout: only every n-th image, those that a training with `holdout=n` left out, for choosing hyper-parameters.
     """
@@ -53,6 +54,8 @@ def main(
     metrics = _metrics(source, indices, found)
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / "results.json", [result for image in found for result in image.masks])
+    ids = [source.cache.images[index].id for index in indices]
+    write_json(run / "quality.json", [image.quality(image_id) for image_id, image in zip(ids, found, strict=True)])
     write_json(run / "metrics.json", metrics, indent=2)
     return metrics
 
@@ -64,6 +67,13 @@ class ImageResults:
     boxes: list[Result]
     masks: list[Result]
     ious: list[float]
+    objects: int
+    """In the ground truth, crowds apart."""
+
+    def quality(self, image_id: int) -> dict[str, Any]:
+        """How well this image came out, to be sorted by."""
+        mean = round(sum(self.ious) / self.objects, 4) if self.objects else None
+        return {"image_id": image_id, "objects": self.objects, "matched": len(self.ious), "mask_iou": mean}
 
 
 def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) -> ImageResults:
@@ -77,7 +87,8 @@ def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) ->
     matched = masks.boxes[[detection for detection, _ in pairs]]
     filled = paste(box_logits(matched), matched, image_hw, view)
     ious = [in_box_iou(counts[n], truth.rles[k], box, image_hw) for (n, k), box in zip(pairs, filled, strict=True)]
-    return ImageResults(boxes, mask_results(boxes, masks.scores, counts, image_hw), ious)
+    objects = len(truth) - int(truth.iscrowd.sum())
+    return ImageResults(boxes, mask_results(boxes, masks.scores, counts, image_hw), ious, objects)
 
 
 def _metrics(source: Cached, indices: list[int], found: list[ImageResults]) -> dict[str, Any]:

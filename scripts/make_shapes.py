@@ -166,10 +166,14 @@ def _regular(corners: int) -> np.ndarray:
 
 
 def write_set(folder: Path, count: int, seed: int) -> Path:
-    """Draw `count` pictures into FOLDER/images; returns FOLDER/annotations.json. What is there already stays."""
+    """Draw `count` pictures into FOLDER/images; returns FOLDER/annotations.json. A set that is there whole stays."""
     file = folder / "annotations.json"
-    if file.is_file() and len(json.loads(file.read_text())["images"]) == count:
-        return file
+    info = {"description": f"drawn shapes, seed {seed}", "short": SHORT, "long": LONG, "sides": SIDES}
+    info = json.loads(json.dumps(info))
+    if file.is_file():
+        there = json.loads(file.read_text())
+        if there.get("info") == info and len(there["images"]) == count:
+            return file
     (folder / "images").mkdir(parents=True, exist_ok=True)
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     with Progress(count, "pictures") as progress:
@@ -194,7 +198,7 @@ def write_set(folder: Path, count: int, seed: int) -> Path:
                 )
             progress.update(1)
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
+    content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     temporary = file.with_suffix(".part")
     temporary.write_text(json.dumps(content))
     temporary.replace(file)

@@ -8,14 +8,13 @@ a stopped run can go on with another --steps. Ends with box AP on 500 drawings t
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from make_shapes import CLASSES, Drawing, draw, random_hw
+from make_shapes import CLASSES, Drawing, draw, random_hw, write_set
 from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -25,15 +24,20 @@ from torchvision.ops import generalized_box_iou, generalized_box_iou_loss, sigmo
 
 from featcache.progress import Progress
 from pipeline.config import read_toml, shipped
-from pipeline.data.transforms import cxcywh_to_xyxy, xyxy_to_cxcywh
+from pipeline.data.coco import load_coco, read_image
+from pipeline.data.transforms import cxcywh_to_xyxy, view_to_original, xyxy_to_cxcywh
 from pipeline.detectors.backbones.narrow import Narrow
 from pipeline.detectors.hdetr import Decoded, HDetr, select
+from pipeline.detectors.registry import build_detector
+from pipeline.masks.coco_eval import coco_figures, coco_ground_truth
+from pipeline.masks.results import Result, box_results
 from pipeline.training.assign import focal_cost
 
 MANY = 4
 """Extra groups of queries, in whose branch each object is learned this many times (H-DETR's one-to-many branch)."""
 WEIGHTS = {"class": 2.0, "l1": 5.0, "giou": 2.0}
 """Of the losses and of the matching costs, as in Deformable DETR."""
+WEIGHTS_FILE = "shapes-tiny.safetensors"
 DRAWN_SEED, UNSEEN_SEED = 100, 200
 """First word of the seeds of drawings to learn from and to test on; `make_shapes.py` takes words below 100."""
 
@@ -182,15 +186,31 @@ def train(out: Path, table: dict[str, Any], steps: int, batch_size: int, lr: flo
                 content = {"step": step + 1, **state, "optimizer": optimizer.state_dict()}
                 torch.save(content, checkpoint.with_suffix(".part"))
                 checkpoint.with_suffix(".part").replace(checkpoint)
-                export(averaged.module, out / "shapes-tiny.safetensors")
+                export(averaged.module, out / WEIGHTS_FILE)
                 log.flush()
     return averaged.module
 
 
 def export(student: nn.Module, file: Path) -> None:
     """The detector alone, in float16."""
-    state = {name: value for name, value in student.detector.state_dict().items() if "num_batches" not in name}
-    save_file({name: value.half().contiguous() for name, value in state.items()}, file)
+    state = student.detector.state_dict()
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    save_file({name: value.contiguous() for name, value in halved.items()}, file)
+
+
+def box_ap(weights: Path, out: Path, unseen: int) -> dict[str, float | None]:
+    """COCO figures of the boxes on drawings that training never makes, written to OUT/unseen once."""
+    annotations = write_set(out / "unseen", unseen, UNSEEN_SEED)
+    coco = load_coco(annotations, annotations.parent / "images", None)
+    detector, results = build_detector("shapes-tiny", weights), list[Result]()
+    with Progress(unseen, "images") as progress:
+        for index, info in enumerate(coco.images):
+            features = detector.detect(detector.transform(read_image(coco, index))[None])
+            boxes = view_to_original(features.boxes[0], (info.height, info.width))
+            ids = [category["id"] for category in coco.categories]
+            results += box_results(info.id, boxes, features.scores[0], features.labels[0], ids)
+            progress.update(1)
+    return coco_figures(coco_ground_truth(coco.images, coco.ground_truth, coco.categories), results, "bbox")
 
 
 def main() -> None:
@@ -201,11 +221,14 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--unseen", type=int, default=500, help="drawings for the final figure")
     options = parser.parse_args()
     table = read_toml(shipped("detectors")["shapes-tiny"])
     started = time.monotonic()
     train(options.out, table, options.steps, options.batch_size, options.lr, options.seed)
-    print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
+    figures = box_ap(options.out / WEIGHTS_FILE, options.out, options.unseen)
+    (options.out / "metrics.json").write_text(json.dumps({"bbox": figures}, indent=2))
+    print(f"box AP {figures['AP']:.1f} on {options.unseen} unseen drawings, {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from .rle import Mask
 
 Colour = tuple[int, int, int]
 GAP = 6
+TITLE = 30
+"""Height of the line of titles."""
 FILL = 0.45
 """How much of a mask's colour covers the image."""
 
@@ -20,8 +22,13 @@ def colour(number: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def draw_masks(image: Image.Image, masks: Sequence[Mask], captions: Sequence[str]) -> Image.Image:
-    """A copy of the image with every mask [h, w] filled, outlined and captioned; the first is drawn last, on top."""
+def draw_masks(image: Image.Image, masks: Sequence[Mask], captions: Sequence[str], *, zoom: int = 1) -> Image.Image:
+    """A copy of the image with every mask [h, w] filled, outlined and captioned; the first is drawn last, on top.
+
+    zoom: enlarge this many times first, so that captions leave something of a small image to see.
+    """
+    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.BICUBIC)
+    masks = [mask.repeat(zoom, 0).repeat(zoom, 1) for mask in masks]
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     thickness = max(1, round(max(image.size) / 400))
     for number in reversed(range(len(masks))):
@@ -47,14 +54,23 @@ def outline(mask: Mask, thickness: int = 1) -> Mask:
     return mask & ~inner[1:-1, 1:-1]
 
 
-def sheet(images: Sequence[Image.Image], *, columns: int = 3, cell: tuple[int, int] = (400, 320)) -> Image.Image:
-    """The images row by row on white, each as large as fits a cell of this width and height."""
+def sheet(
+    images: Sequence[Image.Image],
+    *,
+    columns: int = 3,
+    cell: tuple[int, int] = (400, 320),
+    titles: Sequence[str] = (),
+) -> Image.Image:
+    """The images row by row on white, each as large as fits a cell of this width and height; titles go over columns."""
     width, height = cell[0] + GAP, cell[1] + GAP
-    rows = -(-len(images) // columns)
-    page = Image.new("RGB", (min(columns, len(images)) * width + GAP, rows * height + GAP), "white")
+    rows, header = -(-len(images) // columns), TITLE if titles else 0
+    page = Image.new("RGB", (min(columns, len(images)) * width + GAP, rows * height + GAP + header), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(TITLE * 0.6)
+    for number, title in enumerate(titles):
+        pen.text((GAP + (number + 0.5) * width, header / 2 + 2), title, fill="black", font=font, anchor="mm")
     for number, image in enumerate(images):
         fitted = ImageOps.contain(image, cell)
-        left, top = GAP + number % columns * width, GAP + number // columns * height
+        left, top = GAP + number % columns * width, header + GAP + number // columns * height
         page.paste(fitted, (left + (cell[0] - fitted.width) // 2, top + (cell[1] - fitted.height) // 2))
     return page
 
