@@ -84,19 +84,18 @@ def load_weights(network: nn.Module, family: Family, file: Path, *, detector: st
     PipelineError raised if a key is missing, left over or of another shape, or two copies of one weight differ.
     """
     state = read_state(file)
+    places = network.state_dict()
+    problems: dict[str, list[str]] = {}
     if is_official(state):
-        ours, strange = rename(state, family, len(network.layers))  # pyright: ignore[reportArgumentType]
+        ours, problems = rename(state, family, len(network.layers))  # pyright: ignore[reportArgumentType]
         hint = looks_hint(state, detector)
     else:
-        ours, strange, hint = state, [], f"its keys are not of an official checkpoint; expected a file of '{detector}'"
-    problems = fit(ours, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
-    problems["left over"] += strange
+        ours, hint = state, f"its keys are not of an official checkpoint; expected a file of '{detector}'"
+    problems = fit(ours, {name: tuple(tensor.shape) for name, tensor in places.items()}) | problems
     if any(problems.values()):
         parts = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems.items() if keys]
         raise PipelineError(f"{file} is not a checkpoint of '{detector}': {'; '.join(parts)}", hint)
-    # copies: the file behind them may be memory-mapped, and has other things in it
-    ours = {name: (t.float() if t.is_floating_point() else t).clone() for name, t in ours.items()}
-    network.load_state_dict(ours, assign=True)
+    network.load_state_dict({name: _own(ours[name], place.dtype) for name, place in places.items()}, assign=True)
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -143,25 +142,22 @@ def is_official(state: Mapping[str, Tensor]) -> bool:
     return any(key.startswith(("transformer.", "backbone.0.", "model.", "neck.")) for key in state)
 
 
-def rename(state: Mapping[str, Tensor], family: Family, decoder_layers: int) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights under our names, and the official keys that have none.
-
-    Copies of one weight become one; PipelineError if they differ.
-    """
-    ours: dict[str, tuple[str, Tensor]] = {}
-    strange: list[str] = []
+def rename(
+    state: Mapping[str, Tensor], family: Family, decoder_layers: int
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Weights under our names, copies of one weight as one; and what is wrong: keys without a name, unequal copies."""
+    ours: dict[str, Tensor] = {}
+    first: dict[str, str] = {}
+    problems: dict[str, list[str]] = {"unknown": [], "unlike what should be the same weight": []}
     for key, tensor in state.items():
         name = our_name(key, family, decoder_layers)
         if name is None:
-            strange.append(key)
+            problems["unknown"].append(key)
         elif name not in ours:
-            ours[name] = key, tensor
-        elif not torch.equal(ours[name][1], tensor):
-            raise PipelineError(
-                f"'{ours[name][0]}' and '{key}' should be copies of one weight, but differ",
-                "the file was changed after training, or its model does not share these heads",
-            )
-    return {name: tensor for name, (_, tensor) in ours.items()}, strange
+            ours[name], first[name] = tensor, key
+        elif not torch.equal(ours[name], tensor):
+            problems["unlike what should be the same weight"].append(f"{key}, {first[name]}")
+    return ours, problems
 
 
 def our_name(key: str, family: Family, decoder_layers: int) -> str | None:
@@ -240,6 +236,11 @@ def _backbone(state: Mapping[str, Tensor]) -> str:
         return f"Swin-{size}, window {round(len(index) ** 0.5)}"
     focal = sum(key.startswith("layers.0.blocks.0.modulation.focal_layers.") for key in state)
     return f"FocalNet-{size}, {focal} focal levels" if focal else "an unknown backbone"
+
+
+def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy: the file behind the tensor may be memory-mapped, and has other things in it."""
+    return tensor.to(dtype, copy=True)
 
 
 def _some(keys: list[str]) -> str:

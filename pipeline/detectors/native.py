@@ -14,7 +14,6 @@ from featcache import LevelSpec
 
 from ..config import from_table
 from ..data.transforms import Transform
-from ..errors import PipelineError
 from .base import Features, top_detections
 from .checkpoints import load_weights
 from .classes import Classes, category_columns, column_ids
@@ -24,8 +23,8 @@ from .hdetr import Decoded, HDetr
 
 Backbone = Literal["resnet50", "swin-l-window7", "swin-l-window12", "focalnet-l-fl4", "narrow"]
 
-LISTING = ("summary", "top_k", "columns", "weights", "weights_name", "box_ap")
-"""Keys of the TOML that change no number: for people, or (`top_k`) a field of the cache on which no head depends."""
+NO_NUMBERS = ("summary", "top_k", "columns")
+"""Keys that change no number: for people; a field of the cache on which no head depends; what the weights tell."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,6 @@ class NativeConfig:
     heads: int = 8
     points: int = 4
     feed_forward: int = 2048
-    weights: str = ""
-    """A file beside the TOML, used when no other is given."""
-    weights_name: str = ""
-    """Name of the official file."""
-    box_ap: float | None = None
-    """Its published box AP on COCO val2017, in percent."""
 
     def __post_init__(self) -> None:
         if (self.classes == "contiguous") != (self.columns > 0):
@@ -98,21 +91,17 @@ class NativeConfig:
 
     def identity(self) -> dict[str, Any]:
         """What could change the numbers."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in LISTING}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in NO_NUMBERS}
 
 
 def build(
-    table: Mapping[str, Any], file: Path, weights: Path | None, *, device: str = "cpu", threads: int | None = None
+    table: Mapping[str, Any], file: Path, weights: Path, *, device: str = "cpu", threads: int | None = None
 ) -> "NativeDetector":
-    """The detector of the TOML table read from `file`, with the weights beside it if None are given.
+    """The detector of the TOML table read from `file`.
 
     `threads` sets the processor threads of torch, for the whole process; None leaves them.
     """
     config = from_table(NativeConfig, table, str(file))
-    if weights is None:
-        if not config.weights:
-            raise PipelineError(f"'{config.name}' has no weights of its own", "pass the official file: --weights FILE")
-        weights = file.parent / config.weights
     if threads is not None:
         torch.set_num_threads(threads)
     return NativeDetector(config, weights, device=device)

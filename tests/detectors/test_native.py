@@ -179,7 +179,7 @@ def test_weights_of_half_precision_become_single(toy: Toy) -> None:
 
 def test_identity_knows_the_weights_and_what_changes_numbers(toy: Toy, tmp_path: Path) -> None:
     first = toy.build()
-    for changes in ({"top_k": 7}, {"summary": "other"}, {"weights_name": "a.pth"}, {"box_ap": 50.0}):
+    for changes in ({"top_k": 7}, {"summary": "other"}):
         assert toy.build(**changes).identity == first.identity
     for changes in ({"encoder_layer": 2}, {"extra_encoder_layers": [1]}, {"de_duplicate": True}, {"amp": "bf16"}):
         assert toy.build(**changes).identity != first.identity
@@ -187,14 +187,6 @@ def test_identity_knows_the_weights_and_what_changes_numbers(toy: Toy, tmp_path:
     (tmp_path / "other").mkdir()
     other = write_toy(tmp_path / "other", toy.table["kind"], seed=1, levels=toy.table["levels"])
     assert other.build().identity != first.identity
-
-
-def test_weights_beside_the_toml_are_used_when_no_others_are_given(toy: Toy) -> None:
-    embedded = build({**toy.table, "weights": "toy.safetensors"}, toy.toml, None)
-    assert embedded.identity == toy.build().identity
-    with pytest.raises(PipelineError, match="'toy' has no weights of its own") as caught:
-        build(toy.table, toy.toml, None)
-    assert "--weights" in caught.value.hint
 
 
 @pytest.mark.parametrize(
