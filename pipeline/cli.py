@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from featcache.errors import CacheError
+from featcache.output import print_json, print_table
 
 from .errors import PipelineError, UsageError
 
@@ -49,8 +50,15 @@ app = typer.Typer(
     help="Instance masks from a frozen DETR detector: extract its features once, train any number of heads on them.",
 )
 
-Detector = Annotated[str, typer.Option(help="A name from `detectors`, or a TOML file.", metavar="NAME|FILE")]
-Weights = Annotated[Path, typer.Option(help="The detector's weights.", metavar="FILE")]
+Detector = Annotated[
+    str,
+    typer.Option(
+        help="A name from `detectors`, a TOML file, or hf: and a folder or hub id.", metavar="NAME|FILE|hf:DIR"
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="The detector's weights; not for one that brings its own.", metavar="FILE")
+]
 CacheDir = Annotated[Path, typer.Option(help="The feature cache.", metavar="DIR")]
 RunDir = Annotated[Path, typer.Option(help="The run: settings, checkpoint, metrics of one head.", metavar="DIR")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
@@ -66,10 +74,10 @@ def _options(
 @app.command()
 def extract(
     detector: Detector,
-    weights: Weights,
     images: Annotated[Path, typer.Option(help="Folder of the image files.", metavar="DIR")],
     annotations: Annotated[Path, typer.Option(help="COCO instances JSON.", metavar="JSON")],
     cache: CacheDir,
+    weights: Weights = None,
     codec: Annotated[Literal["uint8", "fp16", "none"], typer.Option(help="How maps are stored.")] = "uint8",
     views: Annotated[str, typer.Option(help="Comma-separated: orig, hflip.")] = "orig",
     limit: Annotated[
@@ -166,10 +174,10 @@ def evaluate(
 @app.command()
 def predict(
     detector: Detector,
-    weights: Weights,
     run: RunDir,
     images: Annotated[str, typer.Option(help="A folder, a quoted glob pattern or one file.", metavar="PATH")],
     out: Annotated[Path, typer.Option(help="Gets overlays/, sheet.jpg, results.json, images.json.", metavar="DIR")],
+    weights: Weights = None,
     min_score: Annotated[float, typer.Option(help="Masks below are not drawn.", min=0, max=1)] = 0.4,
     device: Device = "cpu",
 ) -> None:
@@ -187,15 +195,37 @@ def predict(
 
 
 @app.command()
-def detectors() -> None:
-    """The detectors that come with the package.
+def detectors(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As a JSON list; sizes and AP that nobody told are null.")
+    ] = False,
+) -> None:
+    """The detectors that come with the package; any DETR in a TOML of yours, or hf:DIR, works too.
+
+    AP is the published box AP on COCO val2017 of the named weights; (in the package) needs no --weights.
 
     python -m pipeline detectors
     """
-    from .detectors.registry import list_detectors
+    from .detectors.listing import list_detectors
 
-    for row in list_detectors():
-        print(f"{row['name']:16} {row['kind']:6} {row['summary']}")
+    cards = list_detectors()
+    if as_json:
+        print_json(cards)
+        return
+    print_table(
+        [
+            {
+                "name": card.name,
+                "backbone": card.backbone or "-",
+                "levels": " ".join(card.levels),
+                "queries": card.queries or "-",
+                "params": "-" if card.parameters is None else f"{card.parameters / 1e6:.2f} M",
+                "box AP": "-" if card.box_ap is None else f"{card.box_ap:.1f}",
+                "weights": (card.weights or "-") + (" (in the package)" if card.embedded else ""),
+            }
+            for card in cards
+        ]
+    )
 
 
 @app.command()

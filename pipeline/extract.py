@@ -14,13 +14,12 @@ from typing import Literal
 from featcache import CacheSpec, CacheWriter
 from featcache.progress import Progress
 
-from .config import shipped
 from .data.coco import CocoSet, load_coco
 from .data.decode import decode_ahead, plan_batches
 from .data.images import UnreadableImageError, several_unreadable
 from .data.transforms import check_view
 from .detectors.base import Features, FrozenDetector, source_of
-from .detectors.registry import build_detector
+from .detectors.registry import absolute_name, build_detector
 from .errors import PipelineError, UsageError
 from .interrupt import noted_interrupt
 
@@ -53,7 +52,7 @@ ALL = Shard()
 def main(
     *,
     detector: str,
-    weights: Path,
+    weights: Path | None = None,
     images: Path,
     annotations: Path,
     cache: Path,
@@ -67,6 +66,7 @@ def main(
 ) -> Path:
     """Fill the cache directory with the features of every image in every view; returns it.
 
+    `weights` may be None for a detector that brings its own, the embedded one or `hf:...`.
     Images that cannot be read are left out and listed in the UnreadableImageError raised at the end (with `strict`, the
     first one stops the run). Ctrl-C finishes the batch in hand and raises PipelineError.
     """
@@ -76,8 +76,8 @@ def main(
     coco = load_coco(annotations, images, limit)
     check_categories(model, coco)
     command = shell_command(
-        detector=detector if detector in shipped("detectors") else os.path.abspath(detector),
-        weights=os.path.abspath(weights),
+        detector=absolute_name(detector),
+        weights=os.path.abspath(weights) if weights is not None else None,
         images=os.path.abspath(images),
         annotations=os.path.abspath(annotations),
         cache=os.path.abspath(cache),
@@ -185,7 +185,7 @@ def _written(writer: CacheWriter, seconds: float) -> str:
 def _versions() -> dict[str, str]:
     """Of what could change the numbers; for the record only, not in the fingerprint."""
     found = {"python": platform.python_version()}
-    for package in ("featcache", "torch", "onnxruntime", "pillow", "zarr", "numcodecs"):
+    for package in ("featcache", "torch", "onnxruntime", "transformers", "timm", "pillow", "zarr", "numcodecs"):
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found

@@ -27,7 +27,14 @@ SHEET_IMAGES = 12
 
 
 def main(
-    *, detector: str, weights: Path, run: Path, images: str, out: Path, min_score: float = 0.4, device: str = "cpu"
+    *,
+    detector: str,
+    weights: Path | None = None,
+    run: Path,
+    images: str,
+    out: Path,
+    min_score: float = 0.4,
+    device: str = "cpu",
 ) -> Path:
     """Masks of a folder, a glob pattern or one image file; returns the output folder.
 
@@ -99,13 +106,13 @@ def predict_image(
 
 
 def overlay(
-    image: Image.Image, results: Sequence[Result], categories: Sequence[Category], min_score: float
+    image: Image.Image, results: Sequence[Result], categories: Sequence[Category], min_score: float, *, zoom: int = 1
 ) -> Image.Image:
-    """The image with the masks of at least this score, each with its category and score."""
+    """The image, `zoom` times as large, with the masks of at least this score, each with its category and score."""
     names = {category["id"]: category["name"] for category in categories}
     shown = [result for result in results if result["score"] >= min_score]
     masks = [rle.decode(r["segmentation"]["counts"].encode(), (image.height, image.width)) for r in shown]
-    return draw_masks(image, masks, [f"{names[r['category_id']]} {r['score']:.2f}" for r in shown])
+    return draw_masks(image, masks, [f"{names[r['category_id']]} {r['score']:.2f}" for r in shown], zoom=zoom)
 
 
 def _spec(model: FrozenDetector) -> CacheSpec:

@@ -99,7 +99,7 @@ def test_misuse_has_status_2(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_tracebacks_only_with_debug(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.detectors.registry.list_detectors", lambda: 1 / 0)
+    monkeypatch.setattr("pipeline.detectors.listing.list_detectors", lambda: 1 / 0)
     quiet, loud = call("detectors"), call("--debug", "detectors")
     assert quiet.exit_code == loud.exit_code == 1
     assert "error: unexpected ZeroDivisionError: division by zero" in quiet.stderr
