@@ -16,6 +16,7 @@ from pipeline.data.transforms import original_to_view, xywh_to_xyxy
 from pipeline.errors import PipelineError
 from pipeline.masks import rle
 from pipeline.training.checkpoint import load_head
+from pipeline.training.trainer import Trainer
 
 SIDE = 64
 SETTINGS = {"steps": "12", "warmup": "0", "batch_size": "2", "roi": "8", "log_every": "4", "checkpoint_every": "5"}
@@ -94,7 +95,7 @@ def test_stopped_and_continued_equals_uninterrupted(cache: Path, tmp_path: Path,
     whole = train.main(cache=cache, head=head, run=tmp_path / "whole", settings=settings)
     stopped = tmp_path / "stopped"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train._Training, "_update", _dies_after(train._Training._update, 7))
+        patch.setattr(Trainer, "step", _dies_after(Trainer.step, 7))
         with pytest.raises(RuntimeError, match="power cut"):
             train.main(cache=cache, head=head, run=stopped, settings=settings)
     assert not (stopped / "head.pt").exists()

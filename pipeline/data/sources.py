@@ -1,6 +1,6 @@
 """Where features come from: a live detector or a cache. One interface, the same tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -74,13 +74,22 @@ class Cached:
 
 
 class Stream:
-    """Batches without end. `state_dict` and `load_state_dict` carry the position over to another process."""
+    """Batches without end. `state_dict` and `load_state_dict` carry the position over to another process.
+
+    `load_state_dict` raises CacheError where the cache has other images than it had.
+    """
 
     def __init__(self, loader: Loader, spec: CacheSpec) -> None:
         self._loader, self._spec = loader, spec
         self.state_dict, self.load_state_dict = loader.state_dict, loader.load_state_dict
 
-    def __iter__(self) -> Iterator[Batch]:
+    def seek(self, batches: int) -> None:
+        """Continue as if this number of batches had been given since the very first."""
+        epoch, batch = divmod(batches, len(self._loader))
+        place = {"epoch": epoch, "position": batch * self._loader.batch_size}
+        self._loader.load_state_dict({**self._loader.state_dict(), **place})
+
+    def __iter__(self) -> Generator[Batch]:
         while True:
             for entries in self._loader:
                 yield collate(entries, self._spec)

@@ -1,9 +1,11 @@
 """A run directory: config.json (what is trained, on what), checkpoint.pt (where it stands), head.pt (the result)."""
 
 import json
+import platform
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -30,6 +32,32 @@ class Run:
     fingerprint: str
     """Of the cache."""
     versions: dict[str, str]
+
+
+def describe_run(recipe: Recipe, spec: CacheSpec) -> Run:
+    """The run that trains this head on this cache, with this installation."""
+    return Run(
+        recipe=recipe,
+        widths=Widths.of_cache(spec),
+        source=dict(spec.source),
+        categories=cast(Any, spec.recipe["categories"]),
+        fingerprint=spec.fingerprint,
+        versions={"python": platform.python_version(), "torch": torch.__version__, "featcache": _version()},
+    )
+
+
+def claim_run(folder: Path, run: Run) -> None:
+    """Start the run directory, or make sure that the one there is of the same training; raises PipelineError."""
+    if not (folder / CONFIG).exists():
+        write_run(folder, run)
+        return
+    there = read_run(folder)
+    for field in ("recipe", "fingerprint", "widths"):
+        if getattr(there, field) != getattr(run, field):
+            raise PipelineError(
+                f"{folder} is a run with another {field}: {getattr(there, field)}, not {getattr(run, field)}",
+                "give another folder, or the settings of that run to continue it",
+            )
 
 
 def write_run(folder: Path, run: Run) -> None:
@@ -88,3 +116,10 @@ def save_tensors(file: Path, content: Any) -> None:
     """torch.save that appears whole or not at all."""
     with whole_file(file) as stream:
         torch.save(content, stream)
+
+
+def _version() -> str:
+    try:
+        return version("featcache")
+    except PackageNotFoundError:
+        return "not installed"

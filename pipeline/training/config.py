@@ -12,6 +12,9 @@ class TrainConfig:
     steps: int = 88_500
     batch_size: int = 8
     seed: int = 0
+    """Of the first weights, dropout, boxes and points; of the order of the images too, unless `order_seed` is given."""
+    order_seed: int = -1
+    """Of the order of the images; below 0: `seed`. With one order, the seeds of an ablation share a pass."""
     views: tuple[str, ...] = ()
     """Views of the cache to learn from; empty: all it holds."""
     holdout: int = 0
@@ -65,10 +68,6 @@ class TrainConfig:
             raise ValueError(f"warmup {self.warmup} leaves nothing of {self.steps} steps")
         if not 0 < self.points <= 1 or self.oversample < 1 or not 0 <= self.importance <= 1:
             raise ValueError("points and importance are shares (0 to 1), oversample is at least 1")
-
-    def holds_out(self, index: int) -> bool:
-        """Whether training leaves out the image at this position of the cache."""
-        return self.holdout > 0 and index % self.holdout == 0
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

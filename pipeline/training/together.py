@@ -1,0 +1,86 @@
+"""One pass over the cache for any number of heads: each batch is read and decoded once, every head steps on it."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+
+from featcache.progress import Progress
+
+from ..data.sources import Cached
+from ..errors import PipelineError
+from ..interrupt import noted_interrupt
+from .order import Order
+from .trainer import Trainer
+
+Drop = Callable[[Trainer, Exception], None]
+"""Told of a head whose step failed; the others go on."""
+
+
+def train_together(source: Cached, trainers: Iterable[Trainer], drop: Drop | None = None) -> None:
+    """All steps that are left to these heads; each head's result is written when its last step is done.
+
+    The heads must share an `Order`. They need not stand at the same step: the pass begins where the least advanced one
+    stands, and a head takes part from its own step on. So it is of no matter when the last run was killed, which heads
+    finish first or are added later, and every head sees the batches that it would see alone.
+
+    drop: without it, the error of a head ends the pass. With it, the head is dropped and `drop` is told.
+    """
+    live = [trainer for trainer in trainers if not trainer.finished]
+    if not live:
+        return
+    (order,) = {Order.of(trainer.config, source) for trainer in live}
+    stream = order.stream(source)
+    for place in (trainer.place for trainer in live if trainer.place is not None):
+        stream.load_state_dict(place)  # refuses a cache that has other images by now; then `seek` says where
+    first, last = min(trainer.steps_done for trainer in live), max(trainer.config.steps for trainer in live)
+    with noted_interrupt() as stop, Progress(last, "steps", done=first) as progress:
+        while live:
+            at = min(trainer.steps_done for trainer in live)
+            progress.update(at - progress.done)  # over steps that every head has taken already
+            stream.seek(at)
+            with closing(iter(stream)) as batches:
+                while taking := [trainer for trainer in live if trainer.steps_done == at]:
+                    asked = time.monotonic()
+                    batch = next(batches)
+                    waited = time.monotonic() - asked
+                    for trainer in taking:
+                        try:
+                            trainer.step(batch, waited)
+                        except Exception as error:
+                            if drop is None:
+                                raise
+                            live.remove(trainer)
+                            drop(trainer, error)
+                        if trainer not in live:
+                            trainer.release()  # only here, where the error no longer holds the step's tensors
+                            continue
+                        trainer.save_if_due(stream.state_dict(), stopping=stop.is_set())
+                        if trainer.finished:
+                            trainer.write_head()
+                            live.remove(trainer)
+                            trainer.release()
+                    at += 1
+                    progress.update(1, _facts(taking))
+                    if stop.is_set() and live:
+                        raise PipelineError(*_stopped(taking, at, last))
+
+
+def _stopped(taking: list[Trainer], at: int, last: int) -> tuple[str, str]:
+    saved = taking[0].folder if len(taking) == 1 else taking[0].folder.parent
+    return f"stopped by Ctrl-C after step {at} of {last}, saved in {saved}", "run the same command again to go on"
+
+
+def _facts(taking: list[Trainer]) -> str:
+    """The line of a step, after those that were logged."""
+    numbers = [trainer.latest for trainer in taking if trainer.latest]
+    if not numbers or numbers[0]["step"] != taking[0].steps_done:
+        return ""
+    first = numbers[0]
+    speed = f"{first['images_per_second']:.1f} images/s, waiting {first['data_wait']:.0%}"
+    memory = f"{max(one['memory_bytes'] for one in numbers) / 1e9:.1f} GB"
+    if len(taking) > 1:
+        losses = [one["loss"] for one in numbers if "loss" in one]
+        span = f", loss {min(losses):.3f} to {max(losses):.3f}" if losses else ""
+        return f"{len(taking)} heads{span}, {speed}, {memory}"
+    terms = [f"{key} {first[key]:.3f}" for key in ("loss", "bce", "dice", "scoring") if key in first]
+    return ", ".join([*terms, f"lr {first['lr']:.1e}", speed, memory])

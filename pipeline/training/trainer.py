@@ -1,0 +1,231 @@
+"""The training of one head: all that its checkpoint holds, moved by one batch at a time."""
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.sources import Batch
+from ..errors import PipelineError
+from ..heads.registry import build_head
+from .checkpoint import CHECKPOINT, HEAD, Run, save_tensors
+from .config import TrainConfig, learning_rate
+from .criterion import loss_terms
+from .meter import Meter
+from .randomness import OwnRandom
+from .targets import build_targets
+from .track import Track
+
+
+class Trainer:
+    """A head with its optimiser, averaged weights and random streams; nothing of it depends on who trains beside it.
+
+    Opens the run directory of `write_run`, and goes on from the checkpoint there if there is one.
+    """
+
+    def __init__(self, folder: Path, run: Run, device: torch.device) -> None:
+        self.folder, self.recipe, self.device = folder, run.recipe, device
+        self.config: TrainConfig = run.recipe.train
+        self.categories: Any = run.categories
+        self.steps_done = 0
+        self.place: dict[str, int] | None = None
+        """`Stream.state_dict` of the checkpoint that this went on from, None at the start."""
+        self.random = OwnRandom(self.config.seed, device)
+        with self.random.entered():
+            model = build_head(run.recipe.family, run.recipe.head, run.widths)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.model) if self.config.ema else None
+        groups = _parameter_groups(self.model, self.config)
+        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=self.config.betas)
+        self.generator = torch.Generator().manual_seed(self.config.seed)  # of boxes and points; on the CPU, whatever
+        if (folder / CHECKPOINT).exists():
+            self._restore()
+        self.meter = Meter(device, self._bytes)
+        self.latest: dict[str, Any] = {}
+        """What was last written to metrics.jsonl."""
+        self._track = Track(folder, self.steps_done)
+        self._opened_at = self.steps_done
+        self._since: _Since | None = None  # counted from the first batch asked for, not from here
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are taken."""
+        return self.steps_done >= self.config.steps
+
+    def step(self, batch: Batch, waited: float = 0.0) -> dict[str, float]:
+        """One step of the optimiser on a batch; returns the terms of the loss, none where no box has an object.
+
+        waited: seconds that the batch was waited for, for the log. Raises PipelineError where the loss is not finite
+        or the memory does not suffice; the checkpoint is as it was.
+        """
+        self._since = self._since or _Since(waited)
+        second = self.steps_done == self._opened_at + 1  # the first that finds the optimiser's state
+        others = [*_tensors(batch), *self.model.parameters()]
+        with self.meter.measured(weighed=second or self._logs_next, others=others), self.random.entered():
+            try:
+                terms = self._update(batch)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise self._too_large(batch) from None
+        self.steps_done += 1
+        self._since.add(len(batch), waited)
+        if self.steps_done % self.config.log_every == 0 or self.finished:
+            self._log(terms, self._since)
+            self._since = _Since()
+        return terms
+
+    def save_if_due(self, place: Mapping[str, int], *, stopping: bool = False) -> None:
+        """Write the checkpoint where the settings ask for one, at the end, or when `stopping`.
+
+        place: `Stream.state_dict` after the batch of the last step.
+        """
+        if stopping or self.finished or self.steps_done % self.config.checkpoint_every == 0:
+            self._save(place)
+
+    def write_head(self) -> None:
+        """Write the result into the run directory: the averaged weights where there are any."""
+        result = self.averaged if self.averaged is not None else self.model
+        save_tensors(self.folder / HEAD, result.state_dict())
+
+    def release(self) -> None:
+        """Give back the memory of weights and optimiser; the trainer is of no use after it."""
+        self.optimizer.zero_grad()
+        self.optimizer.state.clear()
+        for model in (self.model, self.averaged):
+            if model is not None:
+                model.to("meta")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @property
+    def _logs_next(self) -> bool:
+        step = self.steps_done + 1
+        return step % self.config.log_every == 0 or step == self.config.steps
+
+    def _update(self, batch: Batch) -> dict[str, float]:
+        config = self.config
+        targets = build_targets(batch, self.categories, config, self.generator)
+        if not len(targets):
+            return {}
+        rate = learning_rate(config, self.steps_done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with _autocast(config, self.device):
+            output = self.model(batch.features, targets.boxes, targets.queries)
+        terms = loss_terms(output, targets, config, self.generator)
+        loss = torch.stack(list(terms.values())).sum()
+        values = {name: term.item() for name, term in terms.items()}
+        if not math.isfinite(sum(values.values())):
+            ids = [info.id for info in batch.infos]
+            raise PipelineError(
+                f"the loss is not finite at step {self.steps_done}: {values}, images {ids}",
+                f"lower the learning rate: lr={config.lr / 3:.1e}; the last checkpoint in {self.folder} is kept",
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        if config.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self._average()
+        return {"loss": sum(values.values()), **values}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Exponential average of the weights; short at the start, where the weights of before are worth little."""
+        if self.averaged is None:
+            return
+        decay = min(self.config.ema, (self.steps_done + 1) / (self.steps_done + 10))
+        for mean, new in zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True):
+            mean.lerp_(new, 1 - decay) if mean.is_floating_point() else mean.copy_(new)
+
+    def _log(self, terms: dict[str, float], since: "_Since") -> None:
+        self.latest = {
+            "step": self.steps_done,
+            **terms,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **since.rates(),
+            "memory_bytes": self.meter.process_bytes,
+            "step_seconds": self.meter.seconds(),
+            "step_memory_bytes": self.meter.step_bytes,
+        }
+        self._track.log(self.latest)
+
+    def _too_large(self, batch: Batch) -> PipelineError:
+        shown = {key: self.latest[key] for key in ("loss", "bce", "dice", "scoring") if key in self.latest}
+        return PipelineError(
+            f"out of memory at step {self.steps_done}, batch of {len(batch)} images, last terms {shown or 'none yet'}",
+            "batch_size, rois_per_image, hidden or roi lower, or amp=bf16",
+        )
+
+    def _bytes(self) -> int:
+        """Of weights, averaged weights, gradients and optimiser."""
+        own = [*self.model.parameters(), *(self.averaged.parameters() if self.averaged is not None else [])]
+        gradients = [parameter.grad for parameter in own if parameter.grad is not None]
+        moments = [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+        return sum(tensor.nbytes for tensor in [*own, *gradients, *moments])
+
+    def _save(self, place: Mapping[str, int]) -> None:
+        content = {
+            "step": self.steps_done,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "stream": dict(place),
+            "random": {"boxes": self.generator.get_state(), **self.random.state_dict()},
+        }
+        save_tensors(self.folder / CHECKPOINT, content)
+
+    def _restore(self) -> None:
+        content = torch.load(self.folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        self.steps_done, self.place = content["step"], content["stream"]
+        self.model.load_state_dict(content["model"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(content["averaged"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.generator.set_state(content["random"]["boxes"])
+        self.random.load_state_dict(content["random"])
+
+
+class _Since:
+    """What happened since the last line of the log."""
+
+    def __init__(self, before: float = 0.0) -> None:
+        """before: seconds that it began before now."""
+        self._started, self._images, self._waited = time.monotonic() - before, 0, 0.0
+
+    def add(self, images: int, waited: float) -> None:
+        self._images += images
+        self._waited += waited
+
+    def rates(self) -> dict[str, float]:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        return {"images_per_second": self._images / seconds, "data_wait": self._waited / seconds}
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether the memory did not suffice, of a GPU or of this machine, which PyTorch says in other words."""
+    words = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in words
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    features = batch.features
+    return [*features.maps.values(), features.queries, features.boxes]
+
+
+def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    weights = [p for p in model.parameters() if p.ndim > 1 or config.decay_norms]
+    others = [p for p in model.parameters() if p.ndim <= 1 and not config.decay_norms]
+    groups = [(weights, config.weight_decay), (others, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if config.amp == "bf16" else nullcontext()
