@@ -172,6 +172,54 @@ def evaluate(
 
 
 @app.command()
+def ablate(
+    ablation: Annotated[
+        str, typer.Argument(help="A table of configs/ablations, or a TOML file with rows.", metavar="TOML")
+    ],
+    cache: CacheDir,
+    out: Annotated[Path, typer.Option(help="Gets table.md, table.csv, plot.png and a run per head.", metavar="DIR")],
+    val_cache: Annotated[
+        Path | None, typer.Option(help="Evaluate on this cache, not on what holdout=n left out.", metavar="DIR")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="In place of the heads' own, or a share of them.", metavar="N|P%")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Every head once for each, such as 0,1,2.", metavar="N,N..")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="In place of the heads' own.", min=1)] = None,
+    device: Device = "cpu",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show heads, parameters and passes; do nothing.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Fields of the heads or their training.", metavar="[KEY=VALUE]...")
+    ] = None,
+) -> None:
+    """Stage 2 for many heads: each image is read and decoded once, and every head takes its step on it.
+
+    Heads of one batch size, view set, holdout and seed share a pass over the cache; with order_seed=0 the seeds share
+    it too. The same command again goes on with what was stopped or has failed.
+
+    python -m pipeline ablate table02 --cache train --val-cache val --out ablations/table02 --steps 5% --seeds 0,1,2
+    """
+    from . import ablate as stage
+    from .data.sources import Cached
+    from .training.plan import overview, plan
+
+    given = {**_pairs(settings or []), **({} if batch_size is None else {"batch_size": str(batch_size)})}
+    numbers = [_seed(word) for word in seeds.split(",")] if seeds else []
+    if dry_run:
+        planned = plan(ablation, Cached(cache, device), out, steps=steps, seeds=numbers, settings=given)
+        table, lines = overview(planned[1])
+        print_table(table)
+        print("\n".join(lines))
+        return
+    outcome = stage.main(
+        ablation=ablation, cache=cache, out=out, val_cache=val_cache, steps=steps, seeds=numbers, settings=given,
+        device=device,
+    )  # fmt: skip
+    print(outcome.table, end="")
+    outcome.check()
+
+
+@app.command()
 def predict(
     detector: Detector,
     run: RunDir,
@@ -247,6 +295,12 @@ def _pairs(settings: list[str]) -> dict[str, str]:
         if "=" not in word:
             raise UsageError(f"'{word}' is not KEY=VALUE", "such as lr=3e-4")
     return {key: value for key, _, value in (word.partition("=") for word in settings)}
+
+
+def _seed(word: str) -> int:
+    if not word.strip().isdigit():
+        raise UsageError(f"--seeds has '{word}', which is no number", "such as --seeds 0,1,2")
+    return int(word)
 
 
 def _table(metrics: dict[str, Any]) -> str:

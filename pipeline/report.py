@@ -1,0 +1,145 @@
+"""Heads compared: a table as papers print them (CSV, Markdown) and a plot of AP against cost."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .masks.coco_eval import FIGURES
+
+SHOWN = FIGURES[:6]
+"""The precisions; the rest are recalls."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One head over its seeds."""
+
+    name: str
+    parameters: int
+    macs: float | None = None
+    """Multiply-adds for one image, None where nobody counted them."""
+    seeds: tuple[int, ...] = ()
+    """Those that came to the end."""
+    figures: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
+    """Figure -> percent for each of the seeds; without those figures that the images do not have."""
+    step_seconds: float | None = None
+    """Of this head in a step of training, the batch already there."""
+    step_bytes: int | None = None
+    """Memory of this head in a step of training, beside the batch."""
+    problems: tuple[str, ...] = ()
+    """Why a seed did not come to the end."""
+    paper: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+def csv_text(lines: Sequence[Line], paper: Sequence[str]) -> str:
+    """One line for each head: means, standard deviations over the seeds, costs in plain units, the paper's cells."""
+    figures = [name for figure in SHOWN for name in (figure, f"{figure}_std")]
+    costs = ["params", "macs", "step_seconds", "step_memory_bytes"]
+    if all(line.macs is None for line in lines):
+        costs.remove("macs")
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["name", "seeds", *figures, *costs, *(f"paper_{cell}" for cell in paper), "failed"])
+    for line in lines:
+        values = [value for figure in SHOWN for value in mean_and_spread(line.figures.get(figure, ()))]
+        cost = {
+            "params": line.parameters,
+            "macs": line.macs,
+            "step_seconds": line.step_seconds,
+            "step_memory_bytes": line.step_bytes,
+        }
+        published = [line.paper.get(cell) for cell in paper]
+        row = [*(_rounded(value) for value in values), *(cost[name] for name in costs), *published]
+        seeds = " ".join(map(str, line.seeds))
+        writer.writerow([line.name, seeds, *("" if v is None else v for v in row), "; ".join(line.problems)])
+    return out.getvalue()
+
+
+def markdown(
+    lines: Sequence[Line], paper: Sequence[str], boxes: Mapping[str, float | None] | None, notes: Sequence[str]
+) -> str:
+    """The same for people. boxes: the frozen detector's bbox figures, the first row. notes: a list under the table."""
+    macs = any(line.macs is not None for line in lines)
+    costs = ["params (M)", *(["multiply-adds (G)"] if macs else []), "step (ms)", "memory (MB)"]
+    heads = ["head", *SHOWN, *costs, "seeds", *(f"paper: {cell}" for cell in paper)]
+    rows: list[list[str]] = []
+    if boxes is not None:
+        cells = [_figure([v]) if (v := boxes.get(name)) is not None else "-" for name in SHOWN]
+        rows.append(["*boxes of the frozen detector (bbox)*", *cells, *[""] * (len(heads) - 1 - len(SHOWN))])
+    for line in lines:
+        failed = bool(line.problems) and not line.seeds
+        rows.append(
+            [
+                line.name,
+                *("failed" if failed else _figure(line.figures.get(name, ())) for name in SHOWN),
+                f"{line.parameters / 1e6:.2f}",
+                *([_cell(line.macs, 1e-9, 2)] if macs else []),
+                _cell(line.step_seconds, 1e3, 1),
+                _cell(line.step_bytes, 1e-6, 1),
+                str(len(line.seeds)),
+                *(f"{line.paper[cell]:g}" if cell in line.paper else "" for cell in paper),
+            ]
+        )
+    failures = [f"**{line.name}** failed: {problem}" for line in lines for problem in line.problems]
+    table = ["| " + " | ".join(_escaped(row)) + " |" for row in (heads, *rows)]
+    table.insert(1, "|---" * len(heads) + "|")
+    return "\n".join([*table, "", *(f"- {note}" for note in (*failures, *notes))]) + "\n"
+
+
+def plot(lines: Sequence[Line], title: str, file: Path) -> Path:
+    """AP against each known cost, a point for each head, bars of one standard deviation. Needs matplotlib."""
+    from matplotlib.figure import Figure
+
+    ended = [line for line in lines if line.figures.get("AP")]
+    costs = {
+        "multiply-adds for one image (10^9)": [None if line.macs is None else line.macs / 1e9 for line in ended],
+        "parameters (10^6)": [line.parameters / 1e6 for line in ended],
+        "step of training (ms)": [None if line.step_seconds is None else line.step_seconds * 1e3 for line in ended],
+    }
+    known = {label: values for label, values in costs.items() if any(value is not None for value in values)}
+    figure = Figure(figsize=(5 * max(1, len(known)), 4), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left")
+    for panel, (label, values) in enumerate(known.items(), start=1):
+        axes = figure.add_subplot(1, len(known), panel)
+        for number, (line, cost) in enumerate(zip(ended, values, strict=True)):
+            if cost is None:
+                continue
+            mean, spread = mean_and_spread(line.figures["AP"])
+            axes.errorbar([cost], [mean or 0.0], yerr=[spread or 0.0], fmt="o", capsize=3, color=f"C{number % 10}")
+            axes.annotate(line.name, (cost, mean or 0.0), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.margins(x=0.25, y=0.15)
+        axes.set_xlabel(label)
+        axes.set_ylabel("segm AP")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=120)
+    return file
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation; None for what too few values do not give."""
+    if not values:
+        return None, None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _figure(values: Sequence[float]) -> str:
+    mean, spread = mean_and_spread(values)
+    if mean is None:
+        return "-"
+    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
+
+
+def _cell(value: float | None, scale: float, digits: int) -> str:
+    return "-" if value is None else f"{value * scale:.{digits}f}"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def _escaped(cells: Sequence[str]) -> list[str]:
+    return [cell.replace("|", "\\|") for cell in cells]

@@ -1,0 +1,159 @@
+"""What an ablation on a cache comes to, before anything is trained: its heads, their run directories and passes."""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.sources import Cached
+from ..errors import PipelineError, UsageError
+from ..heads.base import Widths
+from ..heads.registry import build_head
+from .ablation import Ablation, Row, load_ablation
+from .checkpoint import Run, describe_run
+from .order import Order
+from .recipe import Recipe, override
+
+
+@dataclass(frozen=True)
+class Member:
+    """One head with one seed, and the run directory that it lives in."""
+
+    row: Row
+    """Its recipe is the one trained: settings of the command line and seed included."""
+    folder: Path
+    run: Run
+    parameters: int
+    order: Order
+    problem: str = ""
+    """Why this head cannot be built on this cache."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is something to train."""
+        return self.parameters > 0 and not self.problem
+
+    def __str__(self) -> str:
+        return f"head '{self.row.name}' (seed {self.row.recipe.train.seed})"
+
+
+def plan(
+    name: str,
+    source: Cached,
+    out: Path,
+    *,
+    steps: str | None,
+    seeds: Sequence[int],
+    settings: Mapping[str, str],
+) -> tuple[Ablation, list[Member]]:
+    """The ablation and its members, row by row. Nothing is trained or written."""
+    ablation, spec = load_ablation(name), source.cache.spec
+    rows = _with_settings(ablation.rows, settings, steps)
+    members: list[Member] = []
+    for row in rows:
+        parameters, problem = 0, ""
+        try:
+            parameters = count_parameters(row.recipe, Widths.of_cache(spec))
+        except PipelineError as error:
+            problem = error.message
+        seeded = [(replace(row, recipe=_seeded(row.recipe, seed)), f"-seed{seed}") for seed in seeds]
+        for one, suffix in seeded if seeds and parameters else [(row, "")]:
+            run, order = describe_run(one.recipe, spec), Order.of(one.recipe.train, source)
+            members.append(Member(one, out / (slug(row.name) + suffix), run, parameters, order, problem))
+    folders = [member.folder for member in members]
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise UsageError(f"two heads of {name} would share the run directory {twice}", "give them other names or seeds")
+    return replace(ablation, rows=rows), members
+
+
+def groups(members: Sequence[Member]) -> dict[Order, list[Member]]:
+    """The members that have something to learn, by the pass that feeds them."""
+    found: dict[Order, list[Member]] = {}
+    for member in members:
+        if member.learns:
+            found.setdefault(member.order, []).append(member)
+    return found
+
+
+def overview(members: Sequence[Member]) -> tuple[list[dict[str, object]], list[str]]:
+    """What an ablation would do: a row for each member, a line for each pass."""
+    passes = groups(members)
+    numbers = {order: number for number, order in enumerate(passes, start=1)}
+    table: list[dict[str, object]] = [
+        {
+            "head": member.row.name,
+            "seed": member.row.recipe.train.seed if member.learns else "-",
+            "parameters": "-" if member.problem else member.parameters,
+            "steps": member.row.recipe.train.steps if member.learns else "-",
+            "pass": numbers[member.order] if member.learns else "-",
+            "run": str(member.folder),
+        }
+        for member in members
+    ]
+    lines = [
+        f"pass {numbers[order]}: {len(heads)} heads, {order}, {max(h.row.recipe.train.steps for h in heads)} steps"
+        for order, heads in passes.items()
+    ]
+    lines += [f"{member} cannot be built: {member.problem}" for member in members if member.problem]
+    return table, lines
+
+
+def slug(name: str) -> str:
+    """A row's name as that of a folder."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "row"
+
+
+def count_parameters(recipe: Recipe, widths: Widths) -> int:
+    """Parameters of a head, without the memory for them; raises PipelineError where it does not fit the widths."""
+    try:
+        with torch.device("meta"):
+            head = build_head(recipe.family, recipe.head, widths)
+    except ValueError as error:
+        raise PipelineError(f"'{recipe.name}' does not fit the features: {error}") from None
+    return sum(parameter.numel() for parameter in head.parameters())
+
+
+def _seeded(recipe: Recipe, seed: int) -> Recipe:
+    return replace(recipe, train=replace(recipe.train, seed=seed))
+
+
+def _with_settings(rows: Sequence[Row], settings: Mapping[str, str], steps: str | None) -> tuple[Row, ...]:
+    """The rows with what the command line says; a setting that a row's head does not have passes it by."""
+    known = [{*vars(row.recipe.head), *vars(row.recipe.train)} for row in rows]
+    if stray := [key for key in settings if not any(key in fields for fields in known)]:
+        override(rows[0].recipe, {stray[0]: settings[stray[0]]})  # raises the error that names the nearest
+    changed: list[Row] = []
+    for row, fields in zip(rows, known, strict=True):
+        mine = {key: value for key, value in settings.items() if key in fields}
+        if steps is not None:
+            mine |= _steps(steps, row.recipe)
+        try:
+            changed.append(replace(row, recipe=override(row.recipe, mine)))
+        except PipelineError as error:
+            raise type(error)(f"row '{row.name}': {error.message}", error.hint) from None
+    for key in (*settings, *(["steps"] if steps is not None and "%" not in steps else [])):
+        before = {str(_setting(row.recipe, key)) for row in rows if _setting(row.recipe, key) is not None}
+        if len(before) > 1:
+            print(
+                f"warning: {key} from the command line replaces what the rows vary: {sorted(before)}", file=sys.stderr
+            )
+    return tuple(changed)
+
+
+def _setting(recipe: Recipe, key: str) -> Any:
+    return getattr(recipe.head, key, getattr(recipe.train, key, None))
+
+
+def _steps(text: str, recipe: Recipe) -> dict[str, str]:
+    """The settings that `600`, or `5%` of the row's own steps and warm-up, stand for."""
+    try:
+        if not text.endswith("%"):
+            return {"steps": str(int(text))}
+        share = float(text[:-1]) / 100
+    except ValueError:
+        raise UsageError(f"--steps {text} is neither a number nor a share", "such as 600, or 5%") from None
+    return {"steps": str(round(share * recipe.train.steps)), "warmup": str(round(share * recipe.train.warmup))}
