@@ -11,6 +11,7 @@ from featcache import CacheSpec
 
 from ..data.transforms import cxcywh_to_xyxy
 from ..detectors.base import Features
+from ..errors import PipelineError
 from ..masks.scores import mask_quality
 
 
@@ -26,6 +27,8 @@ class Widths:
     """Names of the encoder maps, fine to coarse."""
     query_dim: int
     classes: int
+    encoder_layer: int = 0
+    """Which layer of the detector's encoder gives these maps, from 1; 0 where the detector does not say."""
 
     @classmethod
     def of_cache(cls, spec: CacheSpec) -> "Widths":
@@ -36,7 +39,24 @@ class Widths:
             encoder=tuple(spec.source["encoder"]),  # pyright: ignore[reportArgumentType]
             query_dim=spec.query_dim,
             classes=len(spec.recipe["categories"]),  # pyright: ignore[reportArgumentType]
+            encoder_layer=spec.source.get("encoder_layer", 0),  # pyright: ignore[reportArgumentType]
         )
+
+
+def encoder_maps(widths: Widths, layer: int) -> tuple[str, ...]:
+    """Names of the maps of an encoder layer, fine to coarse; 0 for those that the detector's config chose.
+
+    Other layers' maps are named as `e8_l2`. Raises PipelineError where the features do not hold them.
+    """
+    if layer in (0, widths.encoder_layer):
+        return widths.encoder
+    names = tuple(f"{name}_l{layer}" for name in widths.encoder)
+    if not set(names) <= set(widths.channels):
+        raise PipelineError(
+            f"the features hold no maps of encoder layer {layer}: no '{names[0]}' among {', '.join(widths.channels)}",
+            f"extract with extra_encoder_layers = [{layer}] in the detector's TOML",
+        )
+    return names
 
 
 @dataclass(frozen=True)
@@ -54,13 +74,20 @@ class Masks:
     """What a head says about one image."""
 
     mask_logits: Tensor
-    """In the frame of each box, before sigmoid. "n r r" """
+    """In the frame of each box (but see `frames`), before sigmoid. "n r r" """
     boxes: Tensor
     """cxcywh in 0-1 of the view. "n 4" """
     scores: Tensor
     """Final confidence: class score times mask quality. "n" """
     labels: Tensor
     """int64, position in the categories sorted by id. "n" """
+    frames: Tensor | None = None
+    """What the grids of `mask_logits` span, where that is not their boxes: cxcywh in 0-1 of the view. "n 4" """
+
+    @property
+    def grid_boxes(self) -> Tensor:
+        """What the grid of each mask spans: where to paste it. cxcywh in 0-1 of the view, "n 4" """
+        return self.boxes if self.frames is None else self.frames
 
 
 class MaskHead(nn.Module, ABC):

@@ -1,23 +1,26 @@
-"""The paper's parameter-free baseline (Table 1): masks before any training."""
+"""The paper's parameter-free baseline in its four variants (Table 1): masks before any training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..detectors.base import Features
 from ..ops.roi_align import roi_align
-from .base import HeadOutput, MaskHead, Widths, boxes_in_pixels, pool_without_padding
+from .base import HeadOutput, MaskHead, Masks, Widths, boxes_in_pixels, pool_without_padding
 
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """The parameter-free baseline: query times pooled feature."""
+    """The parameter-free baseline: query times feature."""
 
+    roi_align: bool = True
+    """Look at the features inside each box only; without it every query is compared with the whole image."""
     roi: int = 32
     """Cells along each side of the RoI grid."""
     c1: bool = True
-    """Add C1 to the upsampled encoder map (column "1/4 feat." of Table 1)."""
+    """Add C1 to the encoder map upsampled to its size (column "1/4 feat." of Table 1)."""
 
 
 class Baseline(MaskHead):
@@ -30,23 +33,42 @@ class Baseline(MaskHead):
         super().__init__()
         self.config = config
         self.strides = widths.strides
-        self.finest = widths.encoder[0]
-        self.width = min(widths.channels[self.finest], widths.query_dim)
+        self.width = min(widths.channels[widths.encoder[0]], widths.query_dim)
 
     def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> HeadOutput:
-        """See `MaskHead.forward`."""
+        """See `MaskHead.forward`. Without RoIAlign "m h w", over the whole view on C1's grid; images of one size."""
+        if not self.config.roi_align:
+            maps = self.fused(features)
+            rows = [torch.einsum("chw,nc->nhw", one, q[:, : self.width]) for one, q in zip(maps, queries, strict=True)]
+            return HeadOutput(torch.cat(rows))
         regions = pool_without_padding(self.pool, features, boxes)
         return HeadOutput(torch.einsum("mchw,mc->mhw", regions, torch.cat(queries)[:, : self.width]))
 
+    def predict(self, features: Features, counts: list[int] | None = None) -> list[Masks]:
+        """See `MaskHead.predict`."""
+        if self.config.roi_align:
+            return super().predict(features, counts)
+        found: list[Masks] = []
+        for row, n in enumerate(counts or [features.boxes.shape[1]] * len(features.boxes)):
+            masks = super().predict(features.image(row), [n])[0]
+            whole_view = masks.boxes.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(n, 4)
+            found.append(replace(masks, frames=whole_view))
+        return found
+
     def pool(self, features: Features, boxes: list[Tensor]) -> Tensor:
-        """Features inside each box on F = C1 + interpolate(E). "m c r r" """
-        sources = [(features.levels[0][:, : self.width], self.strides[self.finest])]
-        if self.config.c1:
-            sources.insert(0, (_to_width(features.c1, self.width), self.strides["c1"]))
-        return roi_align(sources, boxes_in_pixels(features, boxes), self.config.roi)
+        """Features inside each box, "m c r r"."""
+        return roi_align(
+            [(self.fused(features), self.strides["c1"])], boxes_in_pixels(features, boxes), self.config.roi
+        )
+
+    def fused(self, features: Features) -> Tensor:
+        """F = C1 + interpolate(E), or interpolate(E) alone. "b c h w" """
+        finest = features.levels[0][:, : self.width]
+        upsampled = F.interpolate(finest, size=features.c1.shape[2:], mode="bilinear", align_corners=False)
+        return _to_width(features.c1, self.width) + upsampled if self.config.c1 else upsampled
 
 
 def _to_width(maps: Tensor, width: int) -> Tensor:
     """The first `width` channels, zeros where there are fewer. "b c h w" -> "b width h w" """
     missing = max(0, width - maps.shape[1])
-    return torch.nn.functional.pad(maps[:, :width], (0, 0, 0, 0, 0, missing))
+    return F.pad(maps[:, :width], (0, 0, 0, 0, 0, missing))

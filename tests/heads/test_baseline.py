@@ -1,7 +1,9 @@
 """The parameter-free baseline is a dot product."""
 
+import pytest
 import torch
-from toy import SMALL, random_features
+import torch.nn.functional as F
+from toy import EQUAL, SMALL, random_features
 
 from pipeline.heads.base import Widths, boxes_in_pixels
 from pipeline.heads.baseline import Baseline, BaselineConfig
@@ -12,9 +14,30 @@ def test_is_query_times_pooled_feature() -> None:
     features = random_features(SMALL, [(96, 128)])
     head = Baseline(BaselineConfig(roi=8, c1=False), SMALL)
     found = head(features, [features.boxes[0]], [features.queries[0]]).mask_logits
-    regions = roi_align([(features.maps["e16"], 16)], boxes_in_pixels(features, [features.boxes[0]]), 8)
+    upsampled = F.interpolate(features.maps["e16"], size=(24, 32), mode="bilinear")
+    regions = roi_align([(upsampled, 4)], boxes_in_pixels(features, [features.boxes[0]]), 8)
     assert torch.allclose(found, (regions * features.queries[0][:, :, None, None]).sum(1), atol=1e-5)
     assert not list(head.parameters())
+
+
+@pytest.mark.parametrize("c1", [False, True])
+def test_without_roi_align_every_mask_spans_the_view(c1: bool) -> None:
+    features = random_features(EQUAL, [(96, 128), (64, 70)])
+    head = Baseline(BaselineConfig(roi_align=False, c1=c1), EQUAL)
+    counts = [5, 2]
+    for row, masks in enumerate(head.predict(features, counts)):
+        n, one = counts[row], features.image(row)
+        fused = F.interpolate(one.maps["e8"], size=one.c1.shape[2:], mode="bilinear") + (one.c1 if c1 else 0)
+        expected = torch.einsum("chw,nc->nhw", fused[0], one.queries[0, :n])
+        assert torch.allclose(masks.mask_logits, expected, atol=1e-5)
+        assert torch.equal(masks.boxes, one.boxes[0, :n])
+        assert masks.grid_boxes.tolist() == [[0.5, 0.5, 1.0, 1.0]] * n
+
+
+def test_with_roi_align_every_mask_spans_its_box() -> None:
+    features = random_features(EQUAL, [(96, 128)])
+    masks = Baseline(BaselineConfig(roi=8), EQUAL).predict(features)[0]
+    assert torch.equal(masks.grid_boxes, masks.boxes)
 
 
 def test_c1_adds_its_channels_only() -> None:
@@ -24,10 +47,9 @@ def test_c1_adds_its_channels_only() -> None:
     features.queries[:, :, :16] = 0  # C1 has 16 channels here, of 24: what it adds is multiplied by zero
     boxes, queries = [features.boxes[0]], [features.queries[0]]
     moved = with_c1(features, boxes, queries).mask_logits
-    # pooled on the grid of C1 instead of the coarser one, so equal only where both are smooth: compare the same grid
     features.maps["c1"].zero_()
     assert torch.allclose(moved, with_c1(features, boxes, queries).mask_logits, atol=1e-5)
-    assert moved.shape == without(features, boxes, queries).mask_logits.shape
+    assert torch.allclose(moved, without(features, boxes, queries).mask_logits, atol=1e-5)
 
 
 def test_scores_follow_equation_2() -> None:

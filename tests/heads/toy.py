@@ -46,3 +46,7 @@ def widths(encoder: dict[int, int], c1: int, query_dim: int, classes: int = 80) 
 
 HDETR = widths({8: 256, 16: 256, 32: 256, 64: 256}, c1=256, query_dim=256)
 SMALL = widths({16: 24, 32: 24}, c1=16, query_dim=24, classes=7)
+FINE = widths({4: 24, 8: 24}, c1=16, query_dim=40, classes=7)
+"""Like a 5-scale detector: the finest encoder map has C1's stride."""
+EQUAL = widths({8: 16, 16: 16}, c1=16, query_dim=16, classes=7)
+"""Like H-DETR R50: C1, encoder maps and queries have one width."""

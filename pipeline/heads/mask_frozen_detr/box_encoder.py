@@ -1,96 +1,65 @@
-"""Box feature encoder: the features inside each box, refined box by box (paper eq. 9)."""
+"""Box feature encoder: the features inside each box, refined box by box (paper eq. 9).
 
-import itertools
+Called layer by layer, `encoder(layer, regions "m c r r", queries "m d")`, since query layers stand between.
+"""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..deformable import DeformableLayer, cell_centres
+from .config import HeadConfig
+from .map_layers import build_map_layers
+from .unet import UnetBoxEncoder
 
 
 class DeformableBoxEncoder(nn.Module):
-    """Deformable layers on the r x r grid with a learned position embedding, added to what asks only."""
+    """Deformable layers on the r x r grid; a learned position embedding is added to what asks only."""
 
-    def __init__(
-        self, width: int, roi: int, layers: int, heads: int = 8, points: int = 4, norm_first: bool = False
-    ) -> None:
+    def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        self.roi = roi
-        self.position = nn.Parameter(torch.zeros(roi * roi, width))
-        nn.init.trunc_normal_(self.position, std=0.02)
-        self.layers = nn.ModuleList(DeformableLayer(width, 1, heads, points, norm_first) for _ in range(layers))
+        self.roi = config.roi
+        self.position = None
+        if config.box_position == "learned":
+            self.position = nn.Parameter(torch.zeros(config.roi**2, config.hidden))
+            nn.init.trunc_normal_(self.position, std=0.02)
+        self.layers = nn.ModuleList(
+            DeformableLayer(config.hidden, 1, config.heads, config.points, config.box_norm_first)
+            for _ in range(config.box_layers)
+        )
 
-    def step(self, layer: int, regions: Tensor, queries: Tensor) -> Tensor:
+    def forward(self, layer: int, regions: Tensor, queries: Tensor) -> Tensor:
         """One layer: "m c r r" -> "m c r r". `queries` are not used; the U-shaped encoder takes them."""
         tokens = regions.flatten(2).transpose(1, 2)
         reference = cell_centres(self.roi, self.roi, tokens.device)[None, :, None]
-        tokens = self.layers[layer](tokens, self.position, reference, [(self.roi, self.roi)])
+        position = 0.0 if self.position is None else self.position
+        tokens = self.layers[layer](tokens, position, reference, [(self.roi, self.roi)])
         return tokens.transpose(1, 2).reshape(regions.shape)
 
 
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each cell of "m c h w"; no copy when the memory is channels-last."""
+class MapBoxEncoder(nn.Module):
+    """Swin or ConvNeXt layers on the r x r grid."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """ "m c h w" -> the same."""
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class ConvBlock(nn.Module):
-    """Two 3x3 convolutions with a residual; the query may scale and shift the channels between them (FiLM)."""
-
-    def __init__(self, width: int, query_dim: int | None) -> None:
+    def __init__(self, layers: nn.ModuleList) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm1 = ChannelNorm(width)
-        self.modulation = nn.Linear(query_dim, 2 * width) if query_dim else None
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm2 = ChannelNorm(width)
-        if self.modulation is not None:  # starts as no modulation at all
-            nn.init.zeros_(self.modulation.weight)
-            nn.init.zeros_(self.modulation.bias)
+        self.layers = layers
 
-    def forward(self, regions: Tensor, queries: Tensor) -> Tensor:
-        """ "m c h w", "m d" -> "m c h w"."""
-        inner = self.norm1(self.conv1(regions))
-        if self.modulation is not None:
-            scale, shift = self.modulation(queries)[:, :, None, None].chunk(2, dim=1)
-            inner = inner * (1 + scale) + shift
-        return regions + self.norm2(self.conv2(F.relu(inner)))
+    def forward(self, layer: int, regions: Tensor, queries: Tensor) -> Tensor:
+        """One layer: "m c r r" -> "m c r r". `queries` are not used."""
+        return self.layers[layer](regions)
 
 
-class UnetBoxEncoder(nn.Module):
-    """A U of convolutions on the r x r grid: down to r / 2^(resolutions-1) and back, so every cell sees the whole box.
-
-    Not in the paper. On few images it needs far fewer to learn than attention does: context inside the box is what
-    decides, and convolutions bring the locality that attention must learn first.
-    """
-
-    def __init__(self, width: int, roi: int, resolutions: int, query_dim: int | None) -> None:
-        super().__init__()
-        self.norm = ChannelNorm(width)
-        self.position = nn.Parameter(torch.zeros(1, width, roi, roi))
-        widths = [width + width * level // 2 for level in range(resolutions)]
-        self.down = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in itertools.pairwise(widths)
-        )
-        self.bottom = ConvBlock(widths[-1], query_dim)
-        self.descent = nn.ModuleList(ConvBlock(fine, query_dim) for fine in widths[1:-1])
-        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in itertools.pairwise(widths))
-        self.ascent = nn.ModuleList(ConvBlock(fine, query_dim) for fine in widths[:-1])
-
-    def step(self, layer: int, regions: Tensor, queries: Tensor) -> Tensor:
-        """The whole U (it is one layer): "m c r r", "m d" -> "m c r r"."""
-        cells = (self.norm(regions) + self.position).contiguous(memory_format=torch.channels_last)
-        skips: list[Tensor] = []
-        for level, down in enumerate(self.down):
-            if level > 0:
-                cells = self.descent[level - 1](cells, queries)
-            skips.append(cells)
-            cells = down(cells)
-        cells = self.bottom(cells, queries)
-        for level in reversed(range(len(self.up))):
-            finer = F.interpolate(self.up[level](cells), scale_factor=2, mode="bilinear", align_corners=False)
-            cells = self.ascent[level](skips[level] + finer, queries)
-        return cells
+def build_box_encoder(
+    config: HeadConfig, query_dim: int
+) -> tuple[DeformableBoxEncoder | MapBoxEncoder | UnetBoxEncoder | None, int]:
+    """The encoder that the config names, and how many layers it has to be called for."""
+    if config.box_encoder == "none":
+        return None, 0
+    if config.box_encoder == "unet":  # the whole U is one layer
+        modulated = query_dim if config.query_modulation else None
+        return UnetBoxEncoder(config.hidden, config.roi, config.box_layers, modulated), 1
+    if config.box_encoder == "deformable":
+        return DeformableBoxEncoder(config), config.box_layers
+    layers = build_map_layers(
+        config.box_encoder, config, width=config.hidden, layers=config.box_layers, window=config.box_window
+    )
+    return MapBoxEncoder(layers), config.box_layers

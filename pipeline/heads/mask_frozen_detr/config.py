@@ -3,57 +3,95 @@
 from dataclasses import dataclass
 from typing import Literal
 
-QUERY_LAYERS = ("o2o", "b2o", "ffn")
-
 
 @dataclass(frozen=True)
 class HeadConfig:
     """One head. `configs/heads/*.toml` hold the named ones."""
 
-    image_encoder: Literal["deformable", "none"] = "deformable"
-    """What refines the encoder maps for all boxes at once (section 3.2)."""
+    encoder_layer: int = 0
+    """Which encoder layer's maps it reads, from 1 (Table 15); 0: those that the detector's TOML chose. Others must be
+    in the cache: `extra_encoder_layers` of the detector."""
+    image_encoder: Literal["deformable", "swin", "convnext", "none"] = "deformable"
+    """What refines the encoder maps for all boxes at once (section 3.2, Table 2). `deformable` mixes all levels, `swin`
+    and `convnext` refine the finest."""
     image_layers: int = 2
+    image_window: int = 16
+    """Side of the attention windows of a `swin` image encoder, in cells."""
+    c1: bool = True
+    """Add C1 to the finest encoder map, F = C1 + interpolate(E). Not done, whatever stands here, where that map has
+    C1's stride already, as with a 5-scale detector."""
     neck: bool = True
-    """Add C1 through a 1x1 convolution and GroupNorm; without it F is the finest encoder map alone."""
+    """Refine C1 by a 1x1 convolution and GroupNorm (eq. 14), which also brings it to the width of the encoder maps;
+    without it C1 is added as it is, and must have that width."""
     hidden: int = 128
     """Width of everything on the RoI grid. Equal to the encoder's width there is no channel mapper (Table 4)."""
     roi: int = 32
     """Cells along each side of the RoI grid (Table 10)."""
     sampling_ratio: int = 2
     """RoIAlign's samples per cell and axis."""
-    box_encoder: Literal["deformable", "unet", "none"] = "deformable"
-    """What refines the features inside each box (section 3.3). `unet` is ours, for small data."""
+    box_encoder: Literal["deformable", "swin", "convnext", "unet", "none"] = "deformable"
+    """What refines the features inside each box (section 3.3, Table 3). `unet` is ours, for small data."""
     box_layers: int = 2
-    """Layers of the deformable encoder; resolutions of the U-shaped one."""
+    """Layers of the box encoder; resolutions of the U-shaped one."""
+    box_window: int = 8
+    """Side of the attention windows of a `swin` box encoder, in cells."""
+    box_position: Literal["learned", "none"] = "learned"
+    """Position embedding of the `deformable` box encoder; the others need none."""
     box_norm_first: bool = False
-    """Normalise before each part of the deformable layers instead of after it."""
+    """Normalise before each part of the `deformable` box layers instead of after it."""
     query_encoder: tuple[Literal["o2o", "b2o", "ffn"], ...] = ("b2o", "ffn")
-    """What refines the queries beside each box layer, in this order (Table 5)."""
+    """What refines the queries beside each box layer, in this order (section 3.4, Table 5)."""
     query_modulation: bool = False
     """Let the query scale and shift the channels of the U-shaped encoder's blocks. Ours, not the paper's."""
+    mask_head: Literal["dot", "segmenter"] = "dot"
+    """Mask logits from queries and features: their product, or that of their normalised projections (Table 14)."""
     mask_scoring: bool = True
-    """Predict the mask's IoU per class; without it the score follows eq. (2)."""
+    """Predict the mask's IoU per class (Table 12); without it the score follows eq. (2)."""
     mask_bias: bool = False
     """Add a bias predicted from the query to its mask logits. Ours, not the paper's."""
     heads: int = 8
     """Attention heads of every attention."""
     points: int = 4
     """Sampling points per head and level of the deformable attention."""
+    layer_scale: float = 1e-6
+    """Where the factor of each channel in a `convnext` layer starts."""
     dropout: float = 0.0
     """Whole channels of the pooled features dropped in training."""
 
     def __post_init__(self) -> None:
+        self._check_sizes()
+        self._check_choices()
+
+    def _check_sizes(self) -> None:
         if self.roi < 2 or self.roi % 2:
             raise ValueError(f"roi is {self.roi}, expected an even number of cells")
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
         if self.mask_scoring and self.roi % 8:
             raise ValueError(f"mask_scoring halves the grid three times: roi {self.roi} is not a multiple of 8")
+        for name in ("image", "box"):
+            layers, encoder = getattr(self, f"{name}_layers"), getattr(self, f"{name}_encoder")
+            if encoder != "none" and layers < 1:
+                raise ValueError(f"{name}_layers is {layers}: for none of them choose {name}_encoder = 'none'")
+            if getattr(self, f"{name}_window") < 2:
+                raise ValueError(f"{name}_window is {getattr(self, f'{name}_window')}, expected at least 2 cells")
         if self.box_encoder == "unet" and self.roi % 2 ** (self.box_layers - 1):
             raise ValueError(
                 f"a U of {self.box_layers} resolutions needs roi {self.roi} to halve {self.box_layers - 1} times"
             )
+        if self.encoder_layer < 0:
+            raise ValueError(f"encoder_layer is {self.encoder_layer}, expected 1 or more, or 0 for the detector's own")
+
+    def _check_choices(self) -> None:
+        if self.neck and not self.c1:
+            raise ValueError("neck refines C1, which c1 = false leaves out: set neck = false too")
         if self.query_modulation and self.box_encoder != "unet":
             raise ValueError("query_modulation goes with box_encoder = 'unet'")
         if self.query_encoder and self.box_encoder == "none":
             raise ValueError("query_encoder layers stand beside box layers: choose a box_encoder or query_encoder = []")
+        if len(set(self.query_encoder)) < len(self.query_encoder):
+            raise ValueError(f"query_encoder names a layer twice: {', '.join(self.query_encoder)}")
+        if self.box_position == "none" and self.box_encoder != "deformable":
+            raise ValueError("box_position is a choice of box_encoder = 'deformable'; the others have no embedding")
+        if self.box_norm_first and self.box_encoder != "deformable":
+            raise ValueError("box_norm_first is a choice of box_encoder = 'deformable'")

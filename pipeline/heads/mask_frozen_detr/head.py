@@ -7,47 +7,64 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...detectors.base import Features
+from ...errors import PipelineError
 from ...ops.roi_align import roi_align
-from ..base import HeadOutput, MaskHead, Widths, boxes_in_pixels, pool_without_padding
-from .box_encoder import DeformableBoxEncoder, UnetBoxEncoder
+from ..base import HeadOutput, MaskHead, Widths, boxes_in_pixels, encoder_maps, pool_without_padding
+from .box_encoder import build_box_encoder
 from .config import HeadConfig
-from .image_encoder import DeformableImageEncoder
+from .image_encoder import build_image_encoder
+from .mask_head import SegmenterHead, dot_product
 from .mask_scoring import MaskScoring
 from .query_encoder import build_query_layer
+
+
+class ChannelMapper(nn.Linear):
+    """A linear layer on the channels of maps, "b c h w" -> "b hidden h w"."""
+
+    def forward(self, input: Tensor, bias: bool = True) -> Tensor:
+        """Without its bias where another map of a sum brings it."""
+        return F.conv2d(input, self.weight[:, :, None, None], self.bias if bias else None)
 
 
 class MaskFrozenDetr(MaskHead):
     """The paper's head at the widths of any detector. `config` chooses the parts, `widths` come from the cache."""
 
     def __init__(self, config: HeadConfig, widths: Widths) -> None:
+        """Raises PipelineError where the choices and the widths contradict each other."""
         super().__init__()
         self.config = config
-        width = {widths.channels[name] for name in widths.encoder}.pop()
-        if any(widths.channels[name] != width for name in widths.encoder):
-            raise ValueError(f"encoder maps differ in channels: {widths.channels}")
+        self.encoder = encoder_maps(widths, config.encoder_layer)
         self.strides = widths.strides
-        self.finest = widths.encoder[0]
+        self.finest = self.encoder[0]
+        width = _common_width(widths, self.encoder)
         hidden = config.hidden
-        self.image_encoder = (
-            DeformableImageEncoder(width, len(widths.encoder), config.image_layers, config.heads, config.points)
-            if config.image_encoder == "deformable"
-            else None
-        )
+        if config.image_encoder in ("deformable", "swin") and width % config.heads:
+            raise PipelineError(
+                f"the encoder maps have {width} channels, which heads = {config.heads} do not divide",
+                "choose other heads, or image_encoder = 'convnext' or 'none'",
+            )
+        self.with_c1 = config.c1 and widths.strides[self.finest] > widths.strides["c1"]
+        if self.with_c1 and not config.neck and widths.channels["c1"] != width:
+            raise PipelineError(
+                f"C1 has {widths.channels['c1']} channels and cannot be added to encoder maps of {width} as it is",
+                "choose neck = true, or c1 = false",
+            )
+        self.image_encoder = build_image_encoder(config, width, len(self.encoder))
         self.neck = (
             nn.Sequential(nn.Conv2d(widths.channels["c1"], width, 1), nn.GroupNorm(math.gcd(32, width), width))
-            if config.neck
+            if self.with_c1 and config.neck
             else None
         )
-        self.region_mapper = nn.Linear(width, hidden) if hidden != width else None
+        self.region_mapper = ChannelMapper(width, hidden) if hidden != width else None
         self.query_mapper = nn.Linear(widths.query_dim, hidden) if hidden != widths.query_dim else nn.Identity()
-        self.box_encoder = _box_encoder(config, widths.query_dim)
-        steps = 0 if self.box_encoder is None else 1 if config.box_encoder == "unet" else config.box_layers
+        self.box_encoder, steps = build_box_encoder(config, widths.query_dim)
         self.query_layers = nn.ModuleList(
             nn.ModuleList(
                 build_query_layer(kind, hidden, widths.query_dim, config.heads) for kind in config.query_encoder
             )
             for _ in range(steps)
         )
+        self.mask_head = SegmenterHead(hidden) if config.mask_head == "segmenter" else None
         self.mask_bias = nn.Linear(hidden, 1) if config.mask_bias else None
         self.scoring = MaskScoring(hidden, config.roi, widths.classes) if config.mask_scoring else None
 
@@ -59,11 +76,10 @@ class MaskFrozenDetr(MaskHead):
         objects = self.query_mapper(embeddings)
         for step, layers in enumerate(self.query_layers):
             assert self.box_encoder is not None
-            regions = self.box_encoder.step(step, regions, embeddings)
+            regions = self.box_encoder(step, regions, embeddings)
             for layer in layers:  # pyright: ignore[reportGeneralTypeIssues]
                 objects = layer(objects, regions, embeddings, counts)
-        # 1 / sqrt(c) as in attention: without it the first logits are in the tens and dice has no gradient
-        logits = torch.einsum("mchw,mc->mhw", regions.float(), objects.float()) / math.sqrt(regions.shape[1])
+        logits = (self.mask_head or dot_product)(regions, objects)
         if self.mask_bias is not None:
             logits = logits + self.mask_bias(objects).float()[:, :, None]
         iou = self.scoring(logits, regions).float() if self.scoring is not None else None
@@ -74,34 +90,28 @@ class MaskFrozenDetr(MaskHead):
 
         The features are without padding: see `pool_without_padding`.
         """
-        levels = features.levels
+        levels = [features.maps[name] for name in self.encoder]
         if self.image_encoder is not None:
             levels = self.image_encoder(levels)
         sources = [(levels[0], self.strides[self.finest])]
-        if self.neck is not None:
-            sources.insert(0, (self.neck(features.c1), self.strides["c1"]))
-        # The mapper is linear, so it may come before the sum and before RoIAlign: fewer channels to pool.
-        mapped = [
-            (self.map_channels(source, bias=first == 0), stride) for first, (source, stride) in enumerate(sources)
-        ]
+        if self.with_c1:
+            c1 = features.c1 if self.neck is None else self.neck(features.c1)
+            sources.insert(0, (c1, self.strides["c1"]))
+        if self.region_mapper is not None:
+            # The mapper is linear, so it may come before the sum and before RoIAlign: fewer channels to pool.
+            mapper = self.region_mapper
+            sources = [(mapper(source, bias=i == 0), stride) for i, (source, stride) in enumerate(sources)]
         pixels = boxes_in_pixels(features, boxes)
-        regions = roi_align(mapped, pixels, self.config.roi, sampling_ratio=self.config.sampling_ratio)
+        regions = roi_align(sources, pixels, self.config.roi, sampling_ratio=self.config.sampling_ratio)
         return F.dropout2d(regions, self.config.dropout, self.training)
 
-    def map_channels(self, maps: Tensor, bias: bool) -> Tensor:
-        """The channel mapper on a map, "b c h w" -> "b hidden h w"; of the maps of a sum one takes the bias."""
-        if self.region_mapper is None:
-            return maps
-        weight = self.region_mapper.weight[:, :, None, None]
-        return F.conv2d(maps, weight, self.region_mapper.bias if bias else None)
 
-
-def _box_encoder(config: HeadConfig, query_dim: int) -> DeformableBoxEncoder | UnetBoxEncoder | None:
-    if config.box_encoder == "deformable":
-        return DeformableBoxEncoder(
-            config.hidden, config.roi, config.box_layers, config.heads, config.points, config.box_norm_first
+def _common_width(widths: Widths, encoder: tuple[str, ...]) -> int:
+    """The channels that all encoder maps have."""
+    channels = [widths.channels[name] for name in encoder]
+    if len(set(channels)) > 1:
+        found = ", ".join(f"{name} {count}" for name, count in zip(encoder, channels, strict=True))
+        raise PipelineError(
+            f"the encoder maps differ in channels: {found}", "this head needs maps of one width, as DETR encoders give"
         )
-    if config.box_encoder == "unet":
-        modulated = query_dim if config.query_modulation else None
-        return UnetBoxEncoder(config.hidden, config.roi, config.box_layers, modulated)
-    return None
+    return channels[0]

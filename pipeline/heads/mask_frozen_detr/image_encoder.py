@@ -1,9 +1,11 @@
-"""Image feature encoder: the encoder maps of the detector, refined once for all boxes (paper eq. 5-6)."""
+"""Image feature encoder: the encoder maps of the detector, refined once for all boxes (paper eq. 5-8)."""
 
 import torch
 from torch import Tensor, nn
 
 from ..deformable import DeformableLayer, cell_centres
+from .config import HeadConfig
+from .map_layers import build_map_layers
 
 
 class DeformableImageEncoder(nn.Module):
@@ -26,3 +28,32 @@ class DeformableImageEncoder(nn.Module):
             tokens = layer(tokens, 0.0, reference, shapes)
         split = tokens.split([h * w for h, w in shapes], dim=1)
         return [t.transpose(1, 2).reshape(len(t), -1, h, w) for t, (h, w) in zip(split, shapes, strict=True)]
+
+
+class FinestMapEncoder(nn.Module):
+    """Swin or ConvNeXt layers on the finest encoder map (eq. 7 and 8); the head uses no other after them."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps "b c h w" without padding, fine to coarse -> the first refined, the others as they are."""
+        finest = maps[0]
+        for layer in self.layers:
+            finest = layer(finest)
+        return [finest, *maps[1:]]
+
+
+def build_image_encoder(
+    config: HeadConfig, width: int, levels: int
+) -> DeformableImageEncoder | FinestMapEncoder | None:
+    """The encoder that the config names, for maps of `width` channels on so many levels."""
+    if config.image_encoder == "none":
+        return None
+    if config.image_encoder == "deformable":
+        return DeformableImageEncoder(width, levels, config.image_layers, config.heads, config.points)
+    layers = build_map_layers(
+        config.image_encoder, config, width=width, layers=config.image_layers, window=config.image_window
+    )
+    return FinestMapEncoder(layers)

@@ -52,10 +52,11 @@ class ObjectToObject(nn.Module):
         asking = content + pad_sequence(list(self.position(positions).split(counts)), batch_first=True)
         lengths = torch.tensor(counts, device=queries.device)
         absent = torch.arange(content.shape[1], device=queries.device)[None] >= lengths[:, None]
-        # an image without any query may attend to its padding: its rows are dropped below, NaN would not be
+        # an image without any query attends to its padding: its rows are dropped below, but NaN would reach the weights
         mask = absent & (lengths > 0)[:, None]
         found = self.attention(asking, asking, content, key_padding_mask=mask, need_weights=False)[0]
-        return self.norm(queries + found[~absent])
+        rows = [image[:n] for image, n in zip(found, counts, strict=True)]
+        return self.norm(queries + torch.cat(rows))
 
 
 def build_query_layer(kind: str, width: int, query_dim: int, heads: int) -> nn.Module:
