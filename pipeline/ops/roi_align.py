@@ -1,41 +1,97 @@
 """RoIAlign over one or several feature maps: maps and boxes in, one r x r grid of features per box out.
 
-The semantics are those of `torchvision.ops.roi_align` with `aligned=True`. Boxes stay float32 whatever the maps are:
-half-precision boxes cost more accuracy than 8-bit features.
+One function whatever runs it: our CUDA kernel, torchvision, or a reference in plain PyTorch. All have the semantics of
+`torchvision.ops.roi_align`. Boxes stay float32 whatever the maps are: half-precision boxes cost more accuracy than
+8-bit features.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
-import torchvision
 from torch import Tensor
 
+from ..errors import PipelineError
+from . import roi_align_reference, roi_align_torchvision
+from .level import Level
+from .roi_geometry import Geometry
+
 SAMPLING_RATIO = 2
+Upsample = Literal["bilinear", "direct"]
+Backend = Literal["auto", "cuda", "torchvision", "reference"]
 
 
 def roi_align(
-    levels: Sequence[tuple[Tensor, int]],
+    levels: Sequence[Level | tuple[Tensor, float]],
     boxes: Sequence[Tensor],
     size: int,
     *,
+    aligned: bool = True,
     sampling_ratio: int = SAMPLING_RATIO,
+    upsample: Upsample = "bilinear",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Features of every box on the sum of the maps, `C1 + interpolate(E)` of the paper's eq. (1) and (3).
 
-    levels: (map "b c h w", stride) pairs, all of c channels. Coarser maps are upsampled bilinearly
-        (`align_corners=False`) to the grid of the first, which is the finest.
+    levels: `Level`s, or (map "b c h w", stride) pairs; all of c channels and b images, the finest first.
     boxes: per image "n 4", xyxy in input pixels, float32; an image without boxes has n = 0.
-    size: r, cells along each side of the grid.
-    sampling_ratio: samples per cell and axis; 0 chooses ceil(box side / r) as torchvision does.
-    Returns "m c r r" in the dtype of the first map, boxes of image 0 first, m the number of all boxes.
+    size: r, bins along each side of the grid.
+    aligned: the centre of cell i is at (i + 0.5) * stride, as a convolutional map has it; False is the older
+        convention, half a cell off.
+    sampling_ratio: samples per bin and axis; 0 chooses ceil(box side / r) as torchvision does.
+    upsample: "bilinear": coarser maps are upsampled (`align_corners=False`) to the grid of the first and sampled there;
+        "direct": each map is sampled on its own grid, which is another function, and cheaper.
+    backend: "auto" is our CUDA kernel for tensors on a GPU and torchvision elsewhere.
+    Returns "m c r r", boxes of image 0 first, m the number of all boxes, in the dtype of the first float map (float32
+    where all are uint8). Its memory order is the backend's: channels-last from our kernel.
+    Raises PipelineError where the arguments contradict each other or the backend cannot run here.
     """
-    finest, stride = levels[0]
-    total = finest
-    for coarse, _ in levels[1:]:
-        total = total + F.interpolate(coarse, size=finest.shape[-2:], mode="bilinear", align_corners=False)
-    rois = torch.cat([F.pad(box.float(), (1, 0), value=float(image)) for image, box in enumerate(boxes)])
-    # torchvision has no bfloat16 kernel, and in half precision it would round the boxes too.
-    with torch.autocast(finest.device.type, enabled=False):
-        pooled = torchvision.ops.roi_align(total.float(), rois, size, 1.0 / stride, sampling_ratio, aligned=True)
-    return pooled.to(finest.dtype)
+    pyramid = [level if isinstance(level, Level) else Level(*level) for level in levels]
+    if size < 1:
+        raise PipelineError(f"a RoI grid of {size} x {size} bins")
+    if upsample not in ("bilinear", "direct"):
+        raise PipelineError(f"unknown upsample '{upsample}'", "bilinear or direct")
+    _check(pyramid, boxes, composite=upsample == "bilinear")
+    geometry = Geometry(
+        counts=tuple(len(rows) for rows in boxes),
+        grids=tuple(level.grid for level in pyramid),
+        strides=tuple(float(level.stride) for level in pyramid),
+        size=size,
+        aligned=aligned,
+        sampling_ratio=sampling_ratio,
+        composite=upsample == "bilinear",
+    )
+    corners = torch.cat([rows if rows.dtype == torch.float64 else rows.float() for rows in boxes])
+    match backend:
+        case "auto" | "torchvision":
+            return roi_align_torchvision.pool(pyramid, corners, geometry)
+        case "reference":
+            cells, scales, offsets = operands(pyramid)
+            return roi_align_reference.pool(cells, scales, offsets, corners, geometry).permute(0, 3, 1, 2)
+        case _:
+            raise PipelineError(f"unknown backend '{backend}'", "auto, cuda, torchvision or reference")
+
+
+def operands(levels: Sequence[Level]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Cells, scales and offsets of the levels, empty tensors for scale and offset of float levels."""
+    none = torch.empty(0, device=levels[0].values.device)
+    scales = [none if level.scale is None else level.scale for level in levels]
+    offsets = [none if level.offset is None else level.offset for level in levels]
+    return [level.cells for level in levels], scales, offsets
+
+
+def _check(levels: Sequence[Level], boxes: Sequence[Tensor], *, composite: bool) -> None:
+    if not levels:
+        raise PipelineError("RoIAlign without a map")
+    first = levels[0]
+    for level in levels:
+        if (level.images, level.channels) != (first.images, first.channels):
+            found = ", ".join(f"{one.images} images x {one.channels} channels" for one in levels)
+            raise PipelineError(f"maps that cannot be added: {found}")
+        pairs = zip(level.grid, first.grid, strict=True)
+        if composite and any(h > fine_h or w > fine_w for (h, w), (fine_h, fine_w) in pairs):
+            raise PipelineError("a map has more cells than the first", "give the finest map first")
+    if len(boxes) != first.images:
+        raise PipelineError(f"boxes of {len(boxes)} images for maps of {first.images}")
+    if any(rows.dim() != 2 or rows.shape[1] != 4 for rows in boxes):
+        raise PipelineError(f"boxes must be n x 4, these are {', '.join(str(tuple(rows.shape)) for rows in boxes)}")

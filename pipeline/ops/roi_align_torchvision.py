@@ -1,0 +1,51 @@
+"""RoIAlign by torchvision: the upsampled sum of the levels is made first, in float32, then one call reads it."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+from .level import Level, common_dtype
+from .roi_geometry import Geometry
+
+
+def pool(levels: Sequence[Level], boxes: Tensor, geometry: Geometry) -> Tensor:
+    """Features of each box on the sum of the levels. "m c r r"
+
+    boxes: "m 4", xyxy in input pixels, those of image 0 first.
+    """
+    dtype = common_dtype([level.values.dtype for level in levels])
+    # torchvision has no bfloat16 kernel, and in half precision it would round the boxes too.
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    maps = [[one.to(exact) for one in level.maps()] for level in levels]
+    if len({len(parts) for parts in maps}) > 1:  # some levels are of one size, others not
+        maps = [parts if len(parts) > 1 else list(parts[0].split(1)) for parts in maps]
+    together = len(maps[0]) == 1
+    counts = [geometry.boxes] if together else geometry.counts
+    with torch.autocast(boxes.device.type, enabled=False):
+        pooled = [
+            _pool(
+                [parts[part] for parts in maps], rows.to(exact), geometry.counts if together else (len(rows),), geometry
+            )
+            for part, rows in enumerate(boxes.split(list(counts)))
+        ]
+    return torch.cat(pooled).to(dtype)
+
+
+def _pool(maps: list[Tensor], boxes: Tensor, counts: tuple[int, ...], geometry: Geometry) -> Tensor:
+    """Of images of one size."""
+    rois = torch.cat([F.pad(rows, (1, 0), value=float(image)) for image, rows in enumerate(boxes.split(list(counts)))])
+    if geometry.composite:
+        total = maps[0]
+        for coarse in maps[1:]:
+            total = total + F.interpolate(coarse, size=total.shape[-2:], mode="bilinear", align_corners=False)
+        return _align(total, rois, geometry.strides[0], geometry)
+    parts = [_align(one, rois, stride, geometry) for one, stride in zip(maps, geometry.strides, strict=True)]
+    return sum(parts[1:], start=parts[0])
+
+
+def _align(maps: Tensor, rois: Tensor, stride: float, geometry: Geometry) -> Tensor:
+    r, ratio = geometry.size, geometry.sampling_ratio
+    return torchvision.ops.roi_align(maps, rois, r, 1.0 / stride, ratio, aligned=geometry.aligned)
