@@ -1,10 +1,13 @@
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import Tiny, write_tiny
+from tiny_hf import write_hf
 from typer.testing import CliRunner, Result
 
 from featcache import Cache
@@ -60,6 +63,46 @@ def test_reference_evaluation_needs_no_trained_run(tiny: Tiny, tmp_path: Path) -
     extract(tiny, tmp_path / "c")
     assert call("evaluate", "--cache", tmp_path / "c", "--run", tmp_path / "r", "--reference", "box").exit_code == 0
     assert (tmp_path / "r" / "metrics.json").exists()
+
+
+def test_a_detector_that_brings_its_weights_needs_none(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recorded command names its folder so that it is found from anywhere."""
+    write_hf(tmp_path / "model", "rt_detr")
+    monkeypatch.chdir(tmp_path)
+    data = ("--images", tiny.images, "--annotations", tiny.annotations, "--cache", "c")
+    made = call("extract", "--detector", "hf:model", *data)
+    assert made.exit_code == 0, made.output
+    words = shlex.split(Cache(tmp_path / "c").spec.recipe["command"])
+    assert words[words.index("--detector") + 1] == f"hf:{tmp_path / 'model'}"
+    assert "--weights" not in words
+    versions: Any = Cache(tmp_path / "c").spec.recipe["versions"]
+    assert {"torch", "transformers"} <= set(versions)
+    assert call("train", "--cache", "c", "--head", "baseline", "--run", "r").exit_code == 0
+    predicted = call(
+        "predict", "--detector", "hf:model", "--run", "r", "--images", tiny.images, "--out", "out", "--min-score", 0.1
+    )
+    assert predicted.exit_code == 0, predicted.output
+    refused = call("extract", "--detector", "hf:model", "--weights", tiny.weights, *data)
+    assert refused.exit_code == 2
+    assert "leave out --weights" in refused.stderr
+    missing = call("extract", "--detector", tiny.toml, *data)
+    assert missing.exit_code == 1
+    assert missing.stderr == "error: 'tiny' needs its weights\nhint: pass them: --weights FILE\n"
+
+
+def test_detectors_are_listed_as_json_too() -> None:
+    cards = {card["name"]: card for card in json.loads(call("detectors", "--json").stdout)}
+    table = {line.split()[0]: line for line in call("detectors").stdout.splitlines()}
+    assert set(table) == {"name", *cards}
+    assert cards["hdetr-r50"]["levels"] == ["c1", "e8", "e16", "e32", "e64"]
+    assert (cards["hdetr-r50"]["backbone"], cards["hdetr-r50"]["queries"]) == ("resnet50", 300)
+    assert "47.56 M" in table["hdetr-r50"]
+    assert f"{cards['hdetr-r50']['box_ap']:.1f}" in table["hdetr-r50"]
+    assert table["hdetr-r50"].endswith(cards["hdetr-r50"]["weights"])
+    assert table["shapes-tiny"].endswith("shapes-tiny.safetensors (in the package)")
+    assert " - " in table["deimv2-femto"]
 
 
 def test_errors_are_one_sentence_and_a_hint(tiny: Tiny, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import (
     RTDetrConfig,
     RTDetrResNetConfig,
     RTDetrV2Config,
+    SwinConfig,
 )
 
 SHORTEST = {"do_resize": True, "size": {"shortest_edge": 64, "longest_edge": 96}}
@@ -76,6 +77,8 @@ def config_of(family: str) -> PreTrainedConfig:
         return DFineConfig(backbone_config=hgnet(), depth_mult=0.34, lqe_hidden_dim=8, **HYBRID_SIZES)
     if family == "detr":
         return DetrConfig(backbone_config=resnet(("stage4",)), **SIZES, **ours)
+    if family == "detr-swin":
+        return DetrConfig(backbone_config=SwinConfig(embed_dim=8, depths=[1] * 4, num_heads=[1] * 4), **SIZES, **ours)
     assert family == "conditional_detr"
     return ConditionalDetrConfig(backbone_config=resnet(("stage4",)), **SIZES, **ours)
 
@@ -85,9 +88,18 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def write_hf(folder: Path, family: str, *, labels: int = 3, processor: dict[str, Any] | None = None) -> Path:
-    """Save a model of the family with this many labels; returns its folder."""
-    config = config_of(family)
+def write_hf(
+    folder: Path,
+    family: str,
+    *,
+    labels: int = 3,
+    processor: dict[str, Any] | None = None,
+    backbone: dict[str, Any] | None = None,
+) -> Path:
+    """Save a model of the family with this many labels, `backbone` changed in its config; returns its folder."""
+    config: Any = config_of(family)
+    for key, value in (backbone or {}).items():
+        setattr(config.backbone_config, key, value)
     config.id2label = {i: f"LABEL_{i}" for i in range(labels)}
     torch.manual_seed(0)
     model = AutoModelForObjectDetection.from_config(config)
@@ -97,7 +109,7 @@ def write_hf(folder: Path, family: str, *, labels: int = 3, processor: dict[str,
         processor = SHORTEST if "detr" in family and not family.startswith("rt") else SQUARE
     names = {"rt": "RTDetrImageProcessor", "d": "RTDetrImageProcessor", "deformable": "DeformableDetrImageProcessor"}
     names |= {"detr": "DetrImageProcessor", "conditional": "ConditionalDetrImageProcessor"}
-    name = names[family.partition("_")[0]]
+    name = names[family.partition("_")[0].partition("-")[0]]
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": name, **processor}))
     return folder
 

@@ -94,7 +94,7 @@ def open_checkpoint(folder_or_id: str) -> Checkpoint:
 
 
 def _download(hub_id: str) -> Path:
-    transformers()  # so that a missing extra is named first
+    transformers_package()  # so that a missing extra is named first
     from huggingface_hub import snapshot_download
 
     try:
@@ -110,7 +110,7 @@ def _download(hub_id: str) -> Path:
         ) from None
 
 
-def transformers() -> Any:
+def transformers_package() -> Any:
     """The package; raises PipelineError where it, or timm with the backbones of some models, is missing."""
     try:
         import timm  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -122,7 +122,7 @@ def transformers() -> Any:
 
 def load_model(checkpoint: Checkpoint) -> Any:
     """The object detection model in float32; every parameter comes from the files."""
-    package = transformers()
+    package = transformers_package()
     folder = str(checkpoint.folder)
     with quiet(package):
         try:
@@ -176,7 +176,7 @@ def transform_of(checkpoint: Checkpoint) -> Transform:
     Two things follow DETR's official code instead of `transformers`: PIL resizes the image, and in images that reach
     `longest_edge` the long side follows from the rounded short side, which moves it by at most half the aspect ratio.
     """
-    package = transformers()
+    package = transformers_package()
     with quiet(package):
         processor = package.AutoImageProcessor.from_pretrained(
             str(checkpoint.folder), local_files_only=True, trust_remote_code=False
