@@ -130,8 +130,8 @@ def _write_report(outcome: Outcome, source: Cached, judge: Cached, out: Path) ->
             stream.write(text.encode())
     try:
         plot(lines, ablation.about, out / "plot.png")
-    except ModuleNotFoundError as error:
-        print(f"no plot.png: {error.name} is not installed: pip install 'featcache[plot]'", file=sys.stderr)
+    except ModuleNotFoundError:
+        print("no plot.png: matplotlib is not installed; pip install 'featcache[plot]'", file=sys.stderr)
 
 
 def _line(row: Row, outcome: Outcome) -> Line:

@@ -135,17 +135,18 @@ def _with_settings(rows: Sequence[Row], settings: Mapping[str, str], steps: str 
             changed.append(replace(row, recipe=override(row.recipe, mine)))
         except PipelineError as error:
             raise type(error)(f"row '{row.name}': {error.message}", error.hint) from None
-    for key in (*settings, *(["steps"] if steps is not None and "%" not in steps else [])):
-        before = {str(_setting(row.recipe, key)) for row in rows if _setting(row.recipe, key) is not None}
-        if len(before) > 1:
-            print(
-                f"warning: {key} from the command line replaces what the rows vary: {sorted(before)}", file=sys.stderr
-            )
+    for key in (*settings, "steps") if steps is not None and "%" not in steps else settings:
+        values = sorted(
+            {str(_setting(row.recipe, key)) for row, fields in zip(rows, known, strict=True) if key in fields}
+        )
+        if len(values) > 1:
+            scale = "; P% would scale it" if key == "steps" else ""
+            print(f"note: one {key} for all replaces what the rows vary: {', '.join(values)}{scale}", file=sys.stderr)
     return tuple(changed)
 
 
 def _setting(recipe: Recipe, key: str) -> Any:
-    return getattr(recipe.head, key, getattr(recipe.train, key, None))
+    return getattr(recipe.head if hasattr(recipe.head, key) else recipe.train, key)
 
 
 def _steps(text: str, recipe: Recipe) -> dict[str, str]:

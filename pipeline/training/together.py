@@ -6,7 +6,7 @@ from contextlib import closing
 
 from featcache.progress import Progress
 
-from ..data.sources import Cached
+from ..data.sources import Batch, Cached
 from ..errors import PipelineError
 from ..interrupt import noted_interrupt
 from .order import Order
@@ -25,7 +25,12 @@ def train_together(source: Cached, trainers: Iterable[Trainer], drop: Drop | Non
 
     drop: without it, the error of a head ends the pass. With it, the head is dropped and `drop` is told.
     """
-    live = [trainer for trainer in trainers if not trainer.finished]
+    live: list[Trainer] = []
+    for trainer in trainers:
+        if trainer.finished:  # killed between its last checkpoint and its result
+            trainer.write_head()
+        else:
+            live.append(trainer)
     if not live:
         return
     (order,) = {Order.of(trainer.config, source) for trainer in live}
@@ -42,45 +47,53 @@ def train_together(source: Cached, trainers: Iterable[Trainer], drop: Drop | Non
                 while taking := [trainer for trainer in live if trainer.steps_done == at]:
                     asked = time.monotonic()
                     batch = next(batches)
-                    waited = time.monotonic() - asked
-                    for trainer in taking:
-                        try:
-                            trainer.step(batch, waited)
-                        except Exception as error:
-                            if drop is None:
-                                raise
-                            live.remove(trainer)
-                            drop(trainer, error)
-                        if trainer not in live:
-                            trainer.release()  # only here, where the error no longer holds the step's tensors
-                            continue
-                        trainer.save_if_due(stream.state_dict(), stopping=stop.is_set())
+                    stepped = _step(taking, batch, time.monotonic() - asked, drop)
+                    stopping = stop.is_set()
+                    for trainer in stepped:
+                        trainer.save_if_due(stream.state_dict(), stopping=stopping)
                         if trainer.finished:
                             trainer.write_head()
-                            live.remove(trainer)
                             trainer.release()
+                    dropped = [trainer for trainer in taking if trainer not in stepped]
+                    live = [trainer for trainer in live if trainer not in dropped and not trainer.finished]
                     at += 1
-                    progress.update(1, _facts(taking))
-                    if stop.is_set() and live:
-                        raise PipelineError(*_stopped(taking, at, last))
+                    progress.update(1, _facts(stepped))
+                    if stopping and live:
+                        raise PipelineError(*_stopped(live, at, last))
 
 
-def _stopped(taking: list[Trainer], at: int, last: int) -> tuple[str, str]:
-    saved = taking[0].folder if len(taking) == 1 else taking[0].folder.parent
+def _step(trainers: list[Trainer], batch: Batch, waited: float, drop: Drop | None) -> list[Trainer]:
+    """Every head's step on one batch; returns those that took it."""
+    stepped: list[Trainer] = []
+    for trainer in trainers:
+        try:
+            trainer.step(batch, waited)
+            stepped.append(trainer)
+            continue
+        except Exception as error:
+            if drop is None:
+                raise
+            drop(trainer, error)
+        trainer.release()  # not before the error is gone, which holds the tensors of the step
+    return stepped
+
+
+def _stopped(live: list[Trainer], at: int, last: int) -> tuple[str, str]:
+    saved = live[0].folder if len(live) == 1 else live[0].folder.parent
     return f"stopped by Ctrl-C after step {at} of {last}, saved in {saved}", "run the same command again to go on"
 
 
-def _facts(taking: list[Trainer]) -> str:
+def _facts(stepped: list[Trainer]) -> str:
     """The line of a step, after those that were logged."""
-    numbers = [trainer.latest for trainer in taking if trainer.latest]
-    if not numbers or numbers[0]["step"] != taking[0].steps_done:
+    numbers = [trainer.latest for trainer in stepped if trainer.latest]
+    if not numbers or numbers[0]["step"] != stepped[0].steps_done:
         return ""
     first = numbers[0]
     speed = f"{first['images_per_second']:.1f} images/s, waiting {first['data_wait']:.0%}"
     memory = f"{max(one['memory_bytes'] for one in numbers) / 1e9:.1f} GB"
-    if len(taking) > 1:
+    if len(stepped) > 1:
         losses = [one["loss"] for one in numbers if "loss" in one]
         span = f", loss {min(losses):.3f} to {max(losses):.3f}" if losses else ""
-        return f"{len(taking)} heads{span}, {speed}, {memory}"
+        return f"{len(stepped)} heads{span}, {speed}, {memory}"
     terms = [f"{key} {first[key]:.3f}" for key in ("loss", "bce", "dice", "scoring") if key in first]
     return ", ".join([*terms, f"lr {first['lr']:.1e}", speed, memory])

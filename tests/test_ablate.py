@@ -1,0 +1,441 @@
+"""Many heads in one pass: each ends as it would alone, whatever happens to it and to the others."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from discs import write_discs
+from typer.testing import CliRunner, Result
+
+from featcache import Cache, Loader
+from pipeline import ablate, evaluate, train
+from pipeline.cli import app
+from pipeline.errors import PipelineError
+from pipeline.training import plan as plan_file
+from pipeline.training import trainer as trainer_file
+from pipeline.training.checkpoint import load_head
+from pipeline.training.trainer import Trainer
+
+TABLE = """
+about = "Small heads"
+detector = "hdetr-r50"
+head = "unet"
+[settings]
+hidden = 16
+roi = 8
+warmup = 0
+amp = "off"
+log_every = 4
+checkpoint_every = 5
+rois_per_image = 4
+[[rows]]
+name = "U of 2, dropout"
+settings = { box_layers = 2, dropout = 0.2 }
+paper = { AP = 44.0, params = 1.51 }
+[[rows]]
+name = "paper's encoder"
+head = "mask-frozen-detr"
+settings = { dropout = 0.1, jitter = 0.2, ema = 0.9 }
+paper = { AP = 45.2, gflops = 28.3 }
+[[rows]]
+name = "no image encoder"
+settings = { image_encoder = "none" }
+"""
+BASELINE = """
+[[rows]]
+name = "baseline"
+head = "base.toml"
+"""
+SETTINGS = {"batch_size": "2"}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_discs(tmp_path_factory.mktemp("ablate") / "cache")
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    return write(tmp_path, TABLE)
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "small.toml").write_text(text)
+    return folder / "small.toml"
+
+
+def run(toml: Path, cache: Path, out: Path, **options: Any) -> ablate.Outcome:
+    return ablate.main(
+        **{"ablation": str(toml), "cache": cache, "out": out, "settings": SETTINGS, "steps": "7", **options}
+    )
+
+
+def alone(outcome: ablate.Outcome, cache: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Each trained head of an ablation, and the same head trained by `train` alone from a TOML of its own."""
+    for member in outcome.members:
+        recipe = json.loads((member.folder / "config.json").read_text())["recipe"]
+        file = folder / f"{member.folder.name}.toml"
+        lines = [f'family = "{recipe["family"]}"', f'about = "{recipe["about"]}"']
+        for table in ("head", "train"):
+            lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in recipe[table].items())]
+        file.write_text("\n".join(lines))
+        yield member.folder, train.main(cache=cache, head=str(file), run=folder / f"{member.folder.name}-alone")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (torch.load(folder / "head.pt", weights_only=True) for folder in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def test_each_head_equals_the_one_trained_alone(toml: Path, cache: Path, tmp_path: Path) -> None:
+    """Dropout, box jitter, point sampling, averaged weights and first weights: none feels the others."""
+    outcome = run(toml, cache, tmp_path / "out", seeds=(0, 3))
+    assert len(outcome.members) == 6
+    pairs = list(alone(outcome, cache, tmp_path))
+    for together, by_itself in pairs:
+        assert same_weights(together, by_itself), together
+        assert losses(together) == losses(by_itself)
+        evaluate.main(cache=cache, run=by_itself)
+        for name in ("metrics.json", "results.json", "quality.json"):
+            assert (together / name).read_bytes() == (by_itself / name).read_bytes()
+    first = {together.name.rpartition("-seed")[0]: together for together, _ in pairs if together.name.endswith("0")}
+    for together, _ in pairs:
+        assert same_weights(together, first[together.name.rpartition("-seed")[0]]) == together.name.endswith("0")
+
+
+def test_each_batch_is_read_once_for_all_heads(
+    toml: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    read = Cache.read
+    monkeypatch.setattr(Cache, "read", lambda self, index, *rest: [reads.append(index), read(self, index, *rest)][1])
+    monkeypatch.setattr(Loader, "__init__", _shallow(Loader.__init__))
+    run(toml, cache, tmp_path / "out")
+    ahead = 2 * 2  # two batches are read before they are asked for
+    assert 7 * 2 + 6 <= len(reads) <= 7 * 2 + ahead + 6  # training, and once more the six images to evaluate
+    reads.clear()
+    run(toml, cache, tmp_path / "three", seeds=(0, 1, 2), settings={**SETTINGS, "order_seed": "0"})
+    assert len(reads) <= 7 * 2 + ahead + 6  # nine heads
+
+
+def _shallow(init: Any) -> Any:
+    return lambda self, *args, **kwargs: init(self, *args, **{**kwargs, "depth": 1, "threads": 1})
+
+
+def test_seeds_share_a_pass_only_with_one_order(toml: Path, cache: Path, tmp_path: Path) -> None:
+    plan = ablate.plan
+    for settings, passes in (({}, 3), ({"order_seed": "5"}, 1), ({"batch_size": "1"}, 3)):
+        _, members = plan(str(toml), ablate.Cached(cache), tmp_path, steps="2", seeds=(0, 1, 2), settings=settings)
+        assert len(ablate.groups(members)) == passes
+    shared = run(toml, cache, tmp_path / "out", seeds=(0, 1), settings={**SETTINGS, "order_seed": "0"})
+    assert all(same_weights(*pair) for pair in alone(shared, cache, tmp_path))
+
+
+def test_rows_of_other_batch_sizes_views_and_steps(cache: Path, tmp_path: Path) -> None:
+    rows = TABLE + "".join(
+        f'[[rows]]\nname = "{name}"\nsettings = {{ {settings} }}\n'
+        for name, settings in (
+            ("batch 3", "batch_size = 3"),
+            ("one view", 'views = ["orig"]'),
+            ("held out", "holdout = 3"),
+            ("longer", "steps = 5000"),
+        )
+    )
+    file = write(tmp_path, rows.replace("[settings]", "[settings]\nsteps = 2000\nbatch_size = 2"))
+    outcome = run(file, cache, tmp_path / "out", settings={}, steps="0.25%")
+    assert [len(heads) for heads in ablate.groups(outcome.members).values()] == [4, 1, 1, 1]
+    assert [member.row.recipe.train.steps for member in outcome.members] == [5, 5, 5, 5, 5, 5, 12]
+    assert all(same_weights(*pair) for pair in alone(outcome, cache, tmp_path))
+    images = {member.row.name: outcome.metrics[member.folder]["images"] for member in outcome.members}
+    assert images == {**dict.fromkeys(images, 6), "held out": 2}
+
+
+class PowerCut(BaseException):
+    """Nothing catches this one."""
+
+
+@pytest.mark.parametrize(
+    ("function", "calls"), [("step", 2), ("step", 17), ("_save", 2), ("_save", 4), ("write_head", 2)]
+)
+def test_killed_anywhere_the_same_command_goes_on(
+    toml: Path, cache: Path, tmp_path: Path, function: str, calls: int
+) -> None:
+    """Also where some heads have written their checkpoint and others have not."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    outcome = run(toml, cache, whole)
+    left = calls
+
+    def dying(original: Any) -> Any:
+        def call(*args: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise PowerCut
+            return original(*args)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, function, dying(getattr(Trainer, function)))
+        with pytest.raises(PowerCut):
+            run(toml, cache, cut)
+    run(toml, cache, cut)
+    for member in outcome.members:
+        assert same_weights(member.folder, cut / member.folder.name)
+        assert losses(member.folder) == losses(cut / member.folder.name)
+    assert _without_costs(whole / "table.csv") == _without_costs(cut / "table.csv")
+
+
+def read(table: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(table.read_text().splitlines()))
+
+
+def _without_costs(table: Path) -> list[dict[str, str]]:
+    return [{key: value for key, value in row.items() if not key.startswith("step_")} for row in read(table)]
+
+
+def test_a_killed_process_goes_on(toml: Path, cache: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "pipeline", "ablate", str(toml), "--cache", str(cache), "--out", str(tmp_path / "cut"),
+        "--steps", "30", "--batch-size", "2",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    checkpoint = tmp_path / "cut" / "no-image-encoder" / "checkpoint.pt"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "cut" / "table.md").exists()
+    whole = run(toml, cache, tmp_path / "whole", steps="30")
+    run(toml, cache, tmp_path / "cut", steps="30")
+    assert all(same_weights(member.folder, tmp_path / "cut" / member.folder.name) for member in whole.members)
+
+
+def test_ctrl_c_saves_every_head_at_the_same_step(toml: Path, cache: Path, tmp_path: Path) -> None:
+    step, calls = Trainer.step, iter(range(100))
+
+    def interrupting(*args: Any) -> Any:
+        if next(calls) == 7:  # amid the third step of the three heads
+            signal.raise_signal(signal.SIGINT)
+        return step(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupting)
+        with pytest.raises(PipelineError, match=r"stopped by Ctrl-C after step 3 of 7"):
+            run(toml, cache, tmp_path / "cut")
+    saved = [torch.load(file, weights_only=True)["step"] for file in (tmp_path / "cut").glob("*/checkpoint.pt")]
+    assert saved == [3, 3, 3]
+    run(toml, cache, tmp_path / "cut")
+    whole = run(toml, cache, tmp_path / "whole")
+    assert all(same_weights(member.folder, tmp_path / "cut" / member.folder.name) for member in whole.members)
+
+
+def test_a_head_that_diverges_drops_out_and_the_others_go_on(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = '[[rows]]\nname = "too fast"\nsettings = { lr = 1e30 }\n'
+    outcome = run(write(tmp_path, TABLE.replace("[[rows]]", bad + "[[rows]]", 1)), cache, tmp_path / "out")
+    (folder,) = outcome.failures
+    assert folder == tmp_path / "out" / "too-fast"
+    words = capsys.readouterr().err
+    assert "head 'too fast' (seed 0) drops out: the loss is not finite at step" in words
+    assert "'bce'" in words
+    good = run(write(tmp_path, TABLE), cache, tmp_path / "good")
+    for member in good.members:
+        assert same_weights(member.folder, tmp_path / "out" / member.folder.name)
+    rows = read(tmp_path / "out" / "table.csv")
+    assert [bool(row["failed"]) for row in rows] == [True, False, False, False]
+    assert rows[0]["AP"] == ""
+    assert "| too fast | failed |" in outcome.table
+    with pytest.raises(PipelineError, match="1 of 4 did not come to the end: head 'too fast'"):
+        outcome.check()
+    with pytest.raises(PipelineError, match="not trained to its end"):
+        load_head(folder)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
+        ZeroDivisionError("a bug"),
+    ],
+)
+def test_a_head_without_memory_drops_out_and_is_tried_again(
+    toml: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """The first attempt fails amid the pass, the second command takes up this head alone, at its own step."""
+    build = trainer_file.build_targets
+
+    def failing(batch: Any, categories: Any, config: Any, generator: Any) -> Any:
+        if config.ema == 0.9 and next(calls) == 6:
+            raise error
+        return build(batch, categories, config, generator)
+
+    calls = iter(range(100))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_file, "build_targets", failing)
+        outcome = run(toml, cache, tmp_path / "out")
+    assert list(outcome.failures) == [tmp_path / "out" / "paper-s-encoder"]
+    words = capsys.readouterr().err
+    assert "head 'paper's encoder' (seed 0) drops out" in words
+    assert ("a bug" if isinstance(error, ZeroDivisionError) else "out of memory at step 6, batch of 2 images") in words
+    again = run(toml, cache, tmp_path / "out")
+    assert not again.failures
+    whole = run(toml, cache, tmp_path / "whole")
+    assert all(same_weights(member.folder, tmp_path / "out" / member.folder.name) for member in whole.members)
+
+
+def test_what_was_done_is_not_done_again(toml: Path, cache: Path, tmp_path: Path) -> None:
+    """A row added later is trained, the others are neither trained nor evaluated again."""
+    out = tmp_path / "out"
+    run(toml, cache, out)
+    before = {file: file.stat().st_mtime_ns for file in out.glob("*/*")}
+    more = '[[rows]]\nname = "later"\nsettings = { image_layers = 2 }\n'
+    outcome = run(write(tmp_path, TABLE + more), cache, out)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    (later,) = outcome.members[3:]
+    assert set(outcome.metrics) == {member.folder for member in outcome.members}
+    assert len(losses(later.folder)) == 2
+    with pytest.raises(PipelineError, match="another recipe"):
+        run(toml, cache, out, settings={**SETTINGS, "lr": "0.1"})
+
+
+def test_a_baseline_is_evaluated_once_whatever_the_seeds(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text('family = "baseline"\nabout = "no parameters"\n[head]\nroi = 8\n')
+    text = TABLE[: TABLE.index("[settings]")] + BASELINE
+    outcome = run(write(tmp_path, text), cache, tmp_path / "out", seeds=(0, 1))
+    assert [member.folder.name for member in outcome.members] == ["baseline"]
+    (row,) = read(tmp_path / "out" / "table.csv")
+    assert (row["params"], row["step_seconds"], row["failed"]) == ("0", "", "")
+    assert float(row["AP"]) == pytest.approx(outcome.metrics[tmp_path / "out" / "baseline"]["segm"]["AP"])
+
+
+def test_the_table_has_means_spreads_costs_and_the_papers_cells(toml: Path, cache: Path, tmp_path: Path) -> None:
+    val = write_discs(tmp_path / "val", images=4, seed=9)
+    out = tmp_path / "out"
+    outcome = run(toml, cache, out, seeds=(0, 1, 2), settings={**SETTINGS, "order_seed": "0"}, val_cache=val)
+    rows = read(out / "table.csv")
+    assert [row["name"] for row in rows] == ["U of 2, dropout", "paper's encoder", "no image encoder"]
+    for row in rows:
+        found = [outcome.metrics[m.folder] for m in outcome.members if m.row.name == row["name"]]
+        values = torch.tensor([metrics["segm"]["AP50"] for metrics in found], dtype=torch.float64)
+        assert [metrics["images"] for metrics in found] == [4, 4, 4]
+        assert float(row["AP50"]) == pytest.approx(values.mean().item(), abs=1e-4)
+        assert float(row["AP50_std"]) == pytest.approx(values.std().item(), abs=1e-4)
+        head, _ = load_head(next(m.folder for m in outcome.members if m.row.name == row["name"]))
+        assert int(row["params"]) == sum(parameter.numel() for parameter in head.parameters())
+        assert float(row["step_seconds"]) > 0
+        assert int(row["step_memory_bytes"]) > 12 * int(row["params"])  # weights and two moments are in it
+    assert [row["paper_AP"] for row in rows] == ["44.0", "45.2", ""]
+    assert [row["paper_params"] for row in rows] == ["1.51", "", ""]
+    text = (out / "table.md").read_text()
+    assert text.startswith("# Small heads\n")
+    table = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert {len(line) for line in table} == {len(table[0])}
+    assert "±" in table[2][1]
+    assert "the paper's figures are of hdetr-r50" in text
+    assert "learnt from these very images" not in text
+    assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_images_of_its_own_the_table_says_so(toml: Path, cache: Path, tmp_path: Path) -> None:
+    assert "learnt from these very images" in run(toml, cache, tmp_path / "a", steps="1").table
+    held = run(toml, cache, tmp_path / "b", steps="1", settings={**SETTINGS, "holdout": "3"})
+    assert "learnt from these very images" not in held.table
+    assert "2 images of" in held.table
+    assert "held out from the training" in held.table
+
+
+def test_a_val_cache_of_another_detector_is_refused_before_training(toml: Path, cache: Path, tmp_path: Path) -> None:
+    other = write_discs(tmp_path / "other", images=2, name="another")
+    with pytest.raises(PipelineError, match="name is 'another'"):
+        run(toml, cache, tmp_path / "out", val_cache=other)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_that_does_not_fit_the_features_fails_alone(
+    toml: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = plan_file.build_head
+
+    def picky(family: str, config: Any, widths: Any) -> Any:
+        if config.image_encoder == "none":
+            raise ValueError("no map e8_l2")
+        return build(family, config, widths)
+
+    monkeypatch.setattr(plan_file, "build_head", picky)
+    outcome = run(toml, cache, tmp_path / "out", steps="1", seeds=(0, 1))
+    assert len(outcome.metrics) == 4
+    (problem,) = outcome.failures.values()
+    assert "does not fit the features: no map e8_l2" in problem
+
+
+def test_settings_of_the_command_line(
+    toml: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments: dict[str, Any] = {"steps": "3", "seeds": (), "settings": {"lr": "0.5", "dropout": "0.3"}}
+    _, members = ablate.plan(str(toml), ablate.Cached(cache), tmp_path, **arguments)
+    trains = [member.row.recipe.train for member in members]
+    assert [(one.steps, one.lr) for one in trains] == [(3, 0.5)] * 3
+    assert [member.row.recipe.head.dropout for member in members] == [0.3] * 3
+    assert "one dropout for all replaces what the rows vary: 0.0, 0.1, 0.2" in capsys.readouterr().err
+    for wrong, words in (
+        ({"settings": {"droput": "0.3"}}, r"unknown setting 'droput'[\s\S]*'dropout'"),
+        ({"settings": {"hidden": "17"}}, "row 'U of 2, dropout': .*17"),
+        ({"steps": "many"}, "--steps many"),
+        ({"seeds": (1, 1)}, "would share the run directory"),
+    ):
+        with pytest.raises(PipelineError, match=words):
+            ablate.plan(str(toml), ablate.Cached(cache), tmp_path, **{**arguments, **wrong})
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_dry_run_shows_heads_and_passes_and_writes_nothing(toml: Path, cache: Path, tmp_path: Path) -> None:
+    shown = call("ablate", toml, "--cache", cache, "--out", tmp_path / "out", "--seeds", "0,1", "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stdout.splitlines()
+    assert lines[0].split() == ["head", "seed", "parameters", "steps", "pass", "run"]
+    assert len(lines) == 1 + 6 + 2  # the heads and the passes, one for each seed
+    assert lines[-1].startswith("pass 2: 3 heads, batches of 8, views orig, hflip, order of seed 1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_the_table_and_fails_at_the_end(cache: Path, tmp_path: Path) -> None:
+    bad = write(tmp_path, TABLE + '[[rows]]\nname = "too fast"\nsettings = { lr = 1e30 }\n')
+    words = ("ablate", bad, "--cache", cache, "--out", tmp_path / "out", "--batch-size", 2, "--steps", 4)
+    failed = call(*words)
+    assert failed.exit_code == 1
+    assert failed.stdout == (tmp_path / "out" / "table.md").read_text().partition("\n\n")[2]
+    assert "error: 1 of 4 did not come to the end: head 'too fast' (seed 0)" in failed.stderr
+    assert "hint: " in failed.stderr
+    good = call(*words[:1], write(tmp_path, TABLE), *words[2:])
+    assert (good.exit_code, good.stdout.splitlines()[0][:8]) == (0, "| head |")
+    assert call(*words, "--seeds", "0,x").exit_code == 2
+
+
+def test_without_matplotlib_there_is_a_table_and_no_plot(
+    toml: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    run(toml, cache, tmp_path / "out", steps="1")
+    assert "no plot.png: matplotlib" in capsys.readouterr().err
+    assert (tmp_path / "out" / "table.md").exists()
+    assert not (tmp_path / "out" / "plot.png").exists()
