@@ -10,7 +10,9 @@ import numpy as np
 from numcodecs.zstd import Zstd  # pyright: ignore[reportUnknownVariableType]
 from numpy.typing import NDArray
 
+from featcache.codecs import pad_tokens
 from featcache.errors import DamagedError
+from featcache.spec import LevelSpec
 
 ZSTD_LEVEL = 1
 CHECKSUM_BYTES = 4
@@ -35,6 +37,12 @@ def encode_chunk(values: NDArray[np.generic], *, compress: bool) -> bytes:
     """Stored bytes of one chunk of contiguous little-endian values."""
     body = _zstd.encode(values) if compress else values.tobytes()
     return body + crc32c(body).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def encode_bands(values: NDArray[np.generic], level: LevelSpec, *, compress: bool) -> list[bytes]:
+    """Stored bytes of the chunks of one map of tokens "t c", which is padded with zeros to whole bands."""
+    padded = pad_tokens(values, level.bands * level.band_tokens)
+    return [encode_chunk(band, compress=compress) for band in np.split(padded, level.bands)]
 
 
 def decode_chunk(data: bytes, out: NDArray[np.generic], *, compress: bool) -> None:

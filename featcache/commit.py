@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.chunks import encode_chunk, pack_shard, unpack_shard
-from featcache.codecs import pad_tokens
+from featcache.chunks import encode_bands, pack_shard, unpack_shard
 from featcache.errors import DamagedError
 from featcache.files import replace_files, sync
 from featcache.layout import MapFiles, RowFiles, ViewFiles
@@ -22,11 +21,11 @@ from featcache.source import LocalSource
 
 @dataclass
 class Group:
-    """Images of one view that share their map files: encoded chunks by level and index, row bytes by index."""
+    """Images of one view that share their map files: encoded bands by level and index, row bytes by index."""
 
     view: str
     number: int
-    chunks: dict[str, dict[int, bytes]] = field(default_factory=dict[str, dict[int, bytes]])
+    chunks: dict[str, dict[int, list[bytes]]] = field(default_factory=dict[str, dict[int, list[bytes]]])
     rows: dict[int, dict[str, bytes]] = field(default_factory=dict[int, dict[str, bytes]])
 
 
@@ -55,11 +54,11 @@ class Committer:
         """Which images of a view are flagged done."""
         return read_all(self._source, self._views[view].done, self._images).astype(bool)
 
-    def encode(self, record: Record) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """Stored bytes of a record: chunk by level, row by name."""
+    def encode(self, record: Record) -> tuple[dict[str, list[bytes]], dict[str, bytes]]:
+        """Stored bytes of a record: bands by level, row by name."""
         arrays = self._views[record.view]
         chunks = {
-            name: encode_chunk(pad_tokens(record.tokens[name], files.level.tokens), compress=files.compress)
+            name: encode_bands(record.tokens[name], files.level, compress=files.compress)
             for name, files in arrays.maps.items()
         }
         rows = {
@@ -100,9 +99,9 @@ class Committer:
         arrays = self._views[group.view]
         if self._shard == 1:
             return [
-                (self._root / files.key(index), chunk)
+                (self._root / files.key(index), bands[0] if len(bands) == 1 else _packed(files, {0: bands}))
                 for name, files in arrays.maps.items()
-                for index, chunk in group.chunks[name].items()
+                for index, bands in group.chunks[name].items()
             ]
         first = group.number * self._shard
         done = self.done(group.view)[first : first + self._shard]
@@ -112,24 +111,33 @@ class Committer:
         ]
 
     def _merged_shard(
-        self, files: MapFiles, group: Group, chunks: Mapping[int, bytes], first: int, done: NDArray[np.bool_]
+        self, files: MapFiles, group: Group, chunks: Mapping[int, list[bytes]], first: int, done: NDArray[np.bool_]
     ) -> bytes:
-        places = {index - first: chunk for index, chunk in chunks.items()}
+        bands = files.level.bands
+        places = {index - first: image for index, image in chunks.items()}
         kept = [place for place in np.flatnonzero(done).tolist() if place not in places]
         if kept:
             key = files.key(group.number)
             try:
-                old = unpack_shard(self._source.read(key), self._shard)
-                places |= {place: old[place] for place in kept}
+                old = unpack_shard(self._source.read(key), files.places)
+                places |= {place: [old[place * bands + band] for band in range(bands)] for place in kept}
             except (DamagedError, FileNotFoundError, KeyError) as error:
                 raise DamagedError(
                     "is damaged and holds images marked done",
                     f"shard {key} of cache {self._root}",
                     f"featcache verify {self._root} --deep",
                 ) from error
-        return pack_shard(places, self._shard)
+        return _packed(files, places)
 
     def _row_data(self, view: str, values: Mapping[str, bytes]) -> list[tuple[RowFiles, bytes]]:
         arrays = self._views[view]
         checksum = rows_checksum(values).to_bytes(arrays.checksum.row_bytes, "little")
         return [*((arrays.rows[name], data) for name, data in values.items()), (arrays.checksum, checksum)]
+
+
+def _packed(files: MapFiles, images: Mapping[int, Sequence[bytes]]) -> bytes:
+    """The file of some images, each given by its place in the shard with its bands."""
+    chunks = {
+        place * files.level.bands + band: chunk for place, bands in images.items() for band, chunk in enumerate(bands)
+    }
+    return pack_shard(chunks, files.places)

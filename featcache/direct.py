@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from featcache.chunks import decode_chunk, index_bytes, read_index
@@ -16,22 +17,34 @@ from featcache.layout import MapFiles
 from featcache.source import Source
 
 
-def read_map(source: Source, files: MapFiles, index: int, out: NDArray[Any]) -> None:
-    """Read the tokens of image `index` into `out`, "tokens channels"; raises DamagedError."""
-    data = read_chunk(source, files, index)
-    decode_chunk(data, out, compress=files.compress)
+def read_bands(source: Source, files: MapFiles, index: int, bands: range, out: NDArray[Any]) -> None:
+    """Read the tokens of some bands of image `index` into `out`, "tokens channels"; raises DamagedError.
+
+    The last band may reach beyond `out`, which ends with the map.
+    """
+    step = files.level.band_tokens
+    for start, data in zip(range(0, len(out), step), read_chunks(source, files, index, bands), strict=True):
+        part = out[start : start + step]
+        if len(part) == step:
+            decode_chunk(data, part, compress=files.compress)
+        else:
+            whole = np.empty((step, out.shape[1]), out.dtype)
+            decode_chunk(data, whole, compress=files.compress)
+            part[...] = whole[: len(part)]
 
 
-def read_chunk(source: Source, files: MapFiles, index: int) -> bytes:
-    """Stored bytes of the chunk of image `index`; raises DamagedError where they are missing."""
+def read_chunks(source: Source, files: MapFiles, index: int, bands: range) -> list[bytes]:
+    """Stored bytes of some bands of image `index`; raises DamagedError where they are missing."""
     shard, place = divmod(index, files.shard)
     key = files.key(shard)
     try:
-        if files.shard == 1:
-            return source.read(key)
-        span = read_index(source.read(key, -index_bytes(files.shard)))[place]
-        if span is None:
+        if files.places == 1:
+            return [source.read(key)]
+        table = read_index(source.read(key, -index_bytes(files.places)))
+        first = place * files.level.bands
+        spans = [span for span in table[first + bands.start : first + bands.stop] if span is not None]
+        if len(spans) < len(bands):
             raise DamagedError(f"{key} does not hold it")
-        return source.read(key, *span)
+        return [data or b"" for data in source.read_ranges([(key, *span) for span in spans])]
     except FileNotFoundError as error:
         raise DamagedError(f"{key} is missing") from error

@@ -116,7 +116,7 @@ def images_per_file(spec: CacheSpec, images: int) -> int:
 
 @dataclass(frozen=True)
 class MapFiles:
-    """Where a map array lies: `shard` images in a file. `delta` is None until the first image chose it."""
+    """Where a map array lies: `shard` images in a file, each in `level.bands` chunks. `delta` is None at first."""
 
     level: LevelSpec
     path: str
@@ -125,8 +125,13 @@ class MapFiles:
     delta: bool | None
     direct: bool = True
 
+    @property
+    def places(self) -> int:
+        """Chunks in a file. More than one are packed, with an index behind them."""
+        return self.shard * self.level.bands
+
     def key(self, shard: int) -> str:
-        """File of one shard, or of one chunk where a file holds one image."""
+        """File of so many images."""
         return f"{self.path}/c.{shard}.0.0"
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache import codecs, store
-from featcache.direct import read_map
+from featcache.direct import read_bands
 from featcache.errors import CacheError, DamagedError, NotACacheError, NotDoneError
 from featcache.layout import RowFiles, ViewFiles
 from featcache.record import Record, rows_checksum
@@ -112,11 +112,17 @@ class Cache:
         return self.decode(self.read(index, self._view(view), levels))
 
     def window(self, index: int, level: str, y0: int, y1: int, view: str | None = None) -> Tensor:
-        """Rows [y0, y1) of one level, "c h w"; reads only the chunks under them."""
-        values = self.decode(self.read(index, self._view(view), [level])).maps[level]
-        if not 0 <= y0 < y1 <= values.shape[1]:
-            raise CacheError(f"rows {y0}:{y1} are outside level {level} of {values.shape[1]} rows")
-        return values[:, y0:y1]
+        """Rows [y0, y1) of one level, "c h w"; reads only the bands under them (`LevelSpec.band_rows`)."""
+        level_spec, view = self.spec.level(level), self._view(view)
+        index = self._checked(index, view)
+        rows, files = self.read_rows(index, view), self.files(view).maps[level]
+        h, w = rows["level_hw"][self.spec.position(level)].tolist()
+        if not 0 <= y0 < y1 <= h:
+            raise CacheError(f"rows {y0}:{y1} are outside level {level} of {h} rows")
+        top, step = 0 if files.delta else y0, level_spec.band_tokens  # differences begin at the first row
+        bands = range(top * w // step, -(-y1 * w // step))
+        tokens = self._read_bands(index, view, level, bands)[top * w - bands.start * step : y1 * w - bands.start * step]
+        return self._decode_map(level, tokens.reshape(y1 - top, w, -1), rows, bool(files.delta))[:, y0 - top :]
 
     def ground_truth(self, index: int) -> GroundTruth:
         """Annotations of image `index`, in the frame of the original image."""
@@ -124,14 +130,7 @@ class Cache:
 
     def read(self, index: int, view: str, levels: Sequence[str] | None = None, out: Buffers | None = None) -> Record:
         """Stored values of one image, checked against their checksums; maps go into `out` where given."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} outside cache of {len(self)} images")
-        index %= len(self)
-        if not self._is_done(index, view):
-            raise NotDoneError(
-                f"image {self.images[index].id}, view {view} of cache {self.path} is not extracted yet",
-                "run the extraction again, it continues",
-            )
+        index = self._checked(index, view)
         rows = self.read_rows(index, view)
         tokens: dict[str, NDArray[Any]] = {}
         for name in levels or [level.name for level in self.spec.levels]:
@@ -153,13 +152,20 @@ class Cache:
 
     def read_tokens(self, index: int, view: str, level: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Stored tokens "tokens channels" of one level, zeros after the image's own, checked; raises DamagedError."""
+        return self._read_bands(index, view, level, range(self.spec.level(level).bands), out)
+
+    def _read_bands(
+        self, index: int, view: str, level: str, bands: range, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         files = self.files(view).maps[level]
-        out = self.empty_tokens(level) if out is None else out
+        start, stop = (band * files.level.band_tokens for band in (bands.start, bands.stop))
+        stop = min(stop, files.level.tokens)
+        out = self.empty_tokens(level)[: stop - start] if out is None else out
         try:
             if files.direct:
-                read_map(self._source, files, index, out)
+                read_bands(self._source, files, index, bands, out)
             else:
-                out[...] = store.read_row(self._group, files.path, index)
+                out[...] = store.read_row(self._group, files.path, index, slice(start, stop))
         except (DamagedError, ValueError) as error:
             what = error.what if isinstance(error, DamagedError) else str(error)
             raise self._damaged(index, view, f"level {level}", what) from error
@@ -169,17 +175,10 @@ class Cache:
         """The entry of stored values, decoded on a device; may overwrite the record's maps."""
         files, rows = self.files(record.view), record.rows
         count = int(rows["count"])
-
-        def moved(values: NDArray[Any]) -> Tensor:
-            return torch.as_tensor(values).to(device, non_blocking=True)
-
         maps: dict[str, Tensor] = {}
         for name, tokens in record.tokens.items():
             h, w = record.level_hw(self.spec.position(name))
-            affine = [
-                moved(rows[f"{what}/{name}"]) if self.spec.codec == "uint8" else None for what in ("scale", "offset")
-            ]
-            maps[name] = codecs.decode(moved(tokens).view(h, w, -1), *affine, delta=bool(files.maps[name].delta))
+            maps[name] = self._decode_map(name, tokens.reshape(h, w, -1), rows, bool(files.maps[name].delta), device)
         height, width = rows["input_hw"].tolist()
         return Entry(
             index=record.index,
@@ -187,12 +186,24 @@ class Cache:
             info=self.images[record.index],
             input_hw=(height, width),
             maps=maps,
-            queries=moved(rows["queries"][:count]),
-            boxes=moved(rows["boxes"][:count]),
-            scores=moved(rows["scores"][:count]),
-            labels=moved(rows["labels"][:count]).long(),
+            queries=_moved(rows["queries"][:count], device),
+            boxes=_moved(rows["boxes"][:count], device),
+            scores=_moved(rows["scores"][:count], device),
+            labels=_moved(rows["labels"][:count], device).long(),
             ground_truth=self.ground_truth(record.index),
         )
+
+    def _decode_map(
+        self,
+        level: str,
+        tokens: NDArray[Any],  # h w c
+        rows: Mapping[str, NDArray[Any]],
+        delta: bool,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        names = ("scale", "offset") if self.spec.codec == "uint8" else ()
+        affine = [_moved(rows[f"{what}/{level}"], device) for what in names] or [None, None]
+        return codecs.decode(_moved(tokens, device), *affine, delta=delta)
 
     def files(self, view: str) -> ViewFiles:
         """Where the arrays of a view lie."""
@@ -233,6 +244,18 @@ class Cache:
         where = f"image {self.images[index].id}, view {view}, {part} of cache {self.path}"
         return DamagedError(what, where, f"featcache verify {self.path} --deep")
 
+    def _checked(self, index: int, view: str) -> int:
+        """The index counted from the start; raises IndexError, and NotDoneError where there is nothing to read."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} outside cache of {len(self)} images")
+        index %= len(self)
+        if not self._is_done(index, view):
+            raise NotDoneError(
+                f"image {self.images[index].id}, view {view} of cache {self.path} is not extracted yet",
+                "run the extraction again, it continues",
+            )
+        return index
+
     def _is_done(self, index: int, view: str) -> bool:
         if view not in self._done or not self._done[view][index]:
             self.done(view)
@@ -248,3 +271,7 @@ class Cache:
     @cached_property
     def _ground_truth(self) -> list[GroundTruth]:
         return store.read_ground_truth(self._group)
+
+
+def _moved(values: NDArray[Any], device: torch.device | str) -> Tensor:
+    return torch.as_tensor(values).to(device, non_blocking=True)

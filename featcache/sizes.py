@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from featcache import codecs
-from featcache.chunks import encode_chunk, index_bytes
-from featcache.direct import read_chunk
+from featcache.chunks import encode_bands, index_bytes
+from featcache.direct import read_chunks
 from featcache.errors import CacheError
 from featcache.layout import CHECKSUM_ROW, DONE_ROW, images_per_file, row_arrays
 from featcache.reader import Cache, Entry
@@ -126,7 +126,8 @@ def _chunk_bytes(sample: Cache, pairs: Sequence[tuple[int, str]], codec: Codec) 
     for index, view in pairs:
         if codec == sample.spec.codec:
             for name, files in sample.files(view).maps.items():
-                sizes[name].append(len(read_chunk(source, files, index)))
+                bands = range(files.level.bands)
+                sizes[name].append(_image_bytes([len(data) for data in read_chunks(source, files, index, bands)]))
         else:
             entry = sample.entry(index, view)
             for level in sample.spec.levels:
@@ -137,11 +138,16 @@ def _chunk_bytes(sample: Cache, pairs: Sequence[tuple[int, str]], codec: Codec) 
 def _encoded_bytes(entry: Entry, level: LevelSpec, codec: Codec) -> int:
     values = entry.maps[level.name]
     tokens = codecs.encode(codec, values, *codecs.channel_range(values)).tokens
-    candidates = [tokens, codecs.add_delta(tokens)] if codec == "uint8" else [tokens]
+    candidates = [tokens, codecs.add_delta(tokens)] if codec == "uint8" and level.bands == 1 else [tokens]
     return min(
-        len(encode_chunk(codecs.pad_tokens(rows.flatten(0, 1).numpy(), level.tokens), compress=codec != "none"))
+        _image_bytes([len(data) for data in encode_bands(rows.flatten(0, 1).numpy(), level, compress=codec != "none")])
         for rows in candidates
     )
+
+
+def _image_bytes(bands: Sequence[int]) -> int:
+    """Bytes of a map from those of its bands; each beyond the first takes an entry of the index more."""
+    return sum(bands) + index_bytes(len(bands)) - index_bytes(1)
 
 
 def _shard_bytes(sizes: Sequence[int], images: int, shard: int, block: int) -> float:

@@ -26,25 +26,38 @@ Difference = tuple[str, object, object]
 class LevelSpec:
     """One stored map, such as "c1" or "e16": its input pixels per cell, its width, and its largest grid.
 
-    `max_hw` is the (h, w) of the image with the most cells; an image may have any h and w with h * w up to that.
+    `max_hw` is the (h, w) of the image with the most cells; an image may have any h and w with h * w up to that. With
+    `band_rows` a map is stored in bands of so many of its rows (of `max_hw`), so that `Cache.window` need not read all
+    of it; None stores it in one piece.
     """
 
     name: str
     stride: int
     channels: int
     max_hw: tuple[int, int]
+    band_rows: int | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.replace("_", "").isalnum():
             raise CacheError(f"level name {self.name!r} must be letters, digits and underscores")
-        if min(self.stride, self.channels, *self.max_hw) < 1:
-            raise CacheError(f"level {self.name!r}: stride, channels and max_hw must be positive")
+        if min(self.stride, self.channels, *self.max_hw, self.band_rows or 1) < 1 or self.band_rows == 0:
+            raise CacheError(f"level {self.name!r}: stride, channels, max_hw and band_rows must be positive")
         object.__setattr__(self, "max_hw", (int(self.max_hw[0]), int(self.max_hw[1])))
 
     @property
     def tokens(self) -> int:
         """Most cells of any image."""
         return self.max_hw[0] * self.max_hw[1]
+
+    @property
+    def band_tokens(self) -> int:
+        """Cells in a band, whatever the width of the image."""
+        return self.tokens if self.band_rows is None else min(self.tokens, self.band_rows * self.max_hw[1])
+
+    @property
+    def bands(self) -> int:
+        """Bands in a map, the last one padded."""
+        return -(-self.tokens // self.band_tokens)
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,11 @@ class CacheSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back to an equal spec."""
-        return json.loads(json.dumps(asdict(self)))
+        data = json.loads(json.dumps(asdict(self)))
+        for level in data["levels"]:
+            if level["band_rows"] is None:  # what has no bands is called as it was before there were any
+                del level["band_rows"]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CacheSpec:

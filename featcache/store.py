@@ -101,9 +101,10 @@ def read_array(group: zarr.Group, path: str) -> NDArray[Any]:
     return np.asarray(cast(Any, group[path])[...])
 
 
-def read_row(group: zarr.Group, path: str, index: int) -> NDArray[Any]:
-    """Row `index` of an array, by plain zarr-python."""
-    return np.asarray(cast(Any, group[path])[index])
+def read_row(group: zarr.Group, path: str, index: int, part: slice | None = None) -> NDArray[Any]:
+    """Row `index` of an array, or part of it, by plain zarr-python."""
+    array = cast(Any, group[path])
+    return np.asarray(array[index] if part is None else array[index, part])
 
 
 def open_view(group: zarr.Group, spec: CacheSpec, view: str) -> ViewFiles:
@@ -144,14 +145,23 @@ def _open_map(group: zarr.Group, spec: CacheSpec, view: str, level: LevelSpec) -
     array = cast(Any, group[path])
     compress = spec.codec != "none"
     codecs = ["bytes", "zstd", "crc32c"] if compress else ["bytes", "crc32c"]
+    shard = array.shards[0] if array.shards else 1
     return MapFiles(
         level,
         path,
-        shard=array.shards[0] if array.shards else 1,
+        shard=shard,
         compress=compress,
         delta=array.attrs[ATTRIBUTE].get("delta"),
-        direct=_codec_names(array) == codecs and _has_our_keys(array),
+        direct=_codec_names(array) == codecs
+        and _has_our_keys(array)
+        and (array.chunks, array.shards) == _map_chunks(level, shard),
     )
+
+
+def _map_chunks(level: LevelSpec, shard: int) -> tuple[tuple[int, int, int], tuple[int, int, int] | None]:
+    """Shape of a chunk, and of a file of more than one chunk."""
+    file = (shard, level.bands * level.band_tokens, level.channels)
+    return (1, level.band_tokens, level.channels), file if shard * level.bands > 1 else None
 
 
 def _codec_names(array: Any) -> list[str] | None:
@@ -243,12 +253,13 @@ def _create_rows(group: zarr.Group, path: str, row: RowArray, images: int) -> No
 
 def _create_map(group: zarr.Group, spec: CacheSpec, view: str, level_name: str, images: int, shard: int) -> None:
     level = spec.level(level_name)
+    chunks, shards = _map_chunks(level, shard)
     group.create_array(
         map_path(view, level_name),
         shape=(images, level.tokens, level.channels),
         dtype=STORED_DTYPE[spec.codec],
-        chunks=(1, level.tokens, level.channels),
-        shards=(shard, level.tokens, level.channels) if shard > 1 else None,
+        chunks=chunks,
+        shards=shards,
         compressors=_compressors(compress=spec.codec != "none"),
         chunk_key_encoding=cast(Any, _KEYS),
         fill_value=0,

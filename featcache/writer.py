@@ -207,10 +207,9 @@ class CacheWriter:
     def _uses_delta(self, view: str, level: str, tokens: Tensor) -> bool:
         delta = self._delta[view, level]
         if delta is None:
-            plain, rows = (
-                encode_chunk(values.cpu().numpy(), compress=True) for values in (tokens, codecs.add_delta(tokens))
-            )
-            delta = len(rows) < len(plain)
+            delta = self.spec.level(level).bands == 1 and _delta_is_smaller(
+                tokens
+            )  # a band is read without those above
             self.set_delta(view, level, delta)
         return delta
 
@@ -260,6 +259,13 @@ class CacheWriter:
             if len(self._open) > _OPEN_GROUPS:  # images came in no order: write the oldest group as far as it is
                 return [self._open.pop(next(iter(self._open)))]
         return []
+
+
+def _delta_is_smaller(tokens: Tensor) -> bool:
+    plain, rows = (
+        len(encode_chunk(values.cpu().numpy(), compress=True)) for values in (tokens, codecs.add_delta(tokens))
+    )
+    return rows < plain
 
 
 def _check_tables(images: Sequence[ImageInfo], ground_truth: Sequence[GroundTruth], shard: int | None) -> None:
