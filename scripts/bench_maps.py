@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, group_norm, interpolate, layer_norm
-from torchvision.models import ResNet, resnet50
+from torchvision.models import resnet50
 
 from featcache import Cache, LevelSpec
 
@@ -101,7 +102,7 @@ def _landscapes(folder: Path, count: int) -> list[Path]:
     raise SystemExit(f"{folder} has {len(found)} landscape photographs of 3 : 2, {count} are needed")
 
 
-def _load_resnet(model_json: Path) -> ResNet:
+def _load_resnet(model_json: Path) -> Any:
     """ResNet-50 with the weights of a TensorFlow.js layers model of Keras's ResNet50: JSON beside raw float32."""
     manifest = json.loads(model_json.read_text())["weightsManifest"]
     arrays: dict[str, NDArray[np.float32]] = {}
@@ -112,7 +113,7 @@ def _load_resnet(model_json: Path) -> ResNet:
             size = int(np.prod(weight["shape"]))
             arrays[weight["name"]] = values[start : start + size].reshape(weight["shape"])
             start += size
-    model = resnet50().eval()
+    model: Any = resnet50().eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eps = 1e-3  # Keras's

@@ -19,6 +19,8 @@ import zarr
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from featcache.chunks import CHECKSUM_BYTES, check_body, crc32c
+
 Arrays = dict[str, NDArray[Any]]
 _zstd: Any = Zstd(level=1)
 
@@ -126,6 +128,17 @@ class Lmdb(Peer):
         self.env.sync(True)
 
 
+class LmdbChecked(Lmdb):
+    """The same with the checksum that the cache has, verified when read."""
+
+    def _pack(self, values: NDArray[Any]) -> bytes:
+        body = super()._pack(values)
+        return body + crc32c(body).to_bytes(CHECKSUM_BYTES, "little")
+
+    def _unpack(self, name: str, data: Any) -> NDArray[Any]:
+        return super()._unpack(name, check_body(bytes(data)))
+
+
 class Hdf5(Peer):
     """One dataset per level, one chunk per image; zstd by hdf5plugin."""
 
@@ -192,6 +205,7 @@ PEERS: list[tuple[str, str, bool, Callable[..., Peer]]] = [
     ("safetensors", "fp16", False, Safetensors),
     ("safetensors", "uint8", False, Safetensors),
     ("LMDB + zstd 1", "uint8", True, Lmdb),
+    ("LMDB + zstd 1 + crc32c", "uint8", True, LmdbChecked),
     ("LMDB", "fp16", False, Lmdb),
     ("HDF5 + zstd 1", "uint8", True, Hdf5),
     ("HDF5 + zstd 1", "fp16", True, Hdf5),
