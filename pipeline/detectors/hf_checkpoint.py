@@ -59,7 +59,7 @@ class Checkpoint:
     def identity(self) -> dict[str, Any]:
         """What the model is, wherever it lies."""
         config = {key: value for key, value in self.config.items() if key not in NOT_IN_IDENTITY}
-        content = hashlib.sha256()
+        content = hashlib.sha256()  # of the files one after the other: of a single file, its own
         for file in self.weights:
             with file.open("rb") as stream:
                 while block := stream.read(1 << 20):
@@ -89,7 +89,10 @@ def open_checkpoint(folder_or_id: str) -> Checkpoint:
             f"{folder} has no weights in safetensors",
             "save them so: model.save_pretrained(DIR, safe_serialization=True)",
         )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PipelineError(f"{folder / 'config.json'} is not valid JSON: {error}") from None
     return Checkpoint(f"hf:{name}", folder, config, weights)
 
 
@@ -99,13 +102,9 @@ def _download(hub_id: str) -> Path:
 
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # no such model, no network, offline mode: all of these derive from one of both
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError) as error:  # no such model, no network, offline mode: each is one of the two
         raise PipelineError(
-            f"'{hub_id}' is no folder here, and the hub does not give it: {reason}",
+            f"'{hub_id}' is no folder here, and the hub does not give it: {_first_line(error)}",
             "download it elsewhere and pass the folder: hf:DIR",
         ) from None
 
@@ -177,11 +176,14 @@ def transform_of(checkpoint: Checkpoint) -> Transform:
     `longest_edge` the long side follows from the rounded short side, which moves it by at most half the aspect ratio.
     """
     package = transformers_package()
-    with quiet(package):
-        processor = package.AutoImageProcessor.from_pretrained(
-            str(checkpoint.folder), local_files_only=True, trust_remote_code=False
-        )
     where = f"{checkpoint.folder / FILES[1]}"
+    with quiet(package):
+        try:
+            processor = package.AutoImageProcessor.from_pretrained(
+                str(checkpoint.folder), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # the package raises kinds of its own
+            raise PipelineError(f"{where} does not load: {_first_line(error)}") from None
     size = {key: int(value) for key, value in dict(processor.size).items() if value}
     refused = {
         "do_resize": processor.do_resize is False,

@@ -190,6 +190,15 @@ def test_folders_that_are_no_checkpoint_are_told_what_is_missing(folder: Path, t
         build(str(folder))
 
 
+def test_files_that_are_not_json_are_named(folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(PipelineError, match=r"preprocessor_config\.json does not load"):
+        build(str(folder))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(PipelineError, match=r"config\.json is not valid JSON"):
+        build(str(folder))
+
+
 def test_damaged_weights_and_other_models_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(PipelineError, match="does not load as a detector"):
