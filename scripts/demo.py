@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError
 
 EMBEDDED = "shapes-tiny"
 TRAIN_DRAWINGS, VAL_DRAWINGS = 200, 50
-EMBEDDED_SETTINGS = {"steps": "600"}
+EMBEDDED_SETTINGS = {"steps": "400"}
 """In place of the head's own, which are for photographs."""
 ASKED = """give all of these, or none of them to see the embedded detector on drawn pictures:
 
