@@ -289,6 +289,55 @@ def heads() -> None:
         print(f"{name:20} {load_recipe(name).about}")
 
 
+@app.command()
+def describe(
+    head: Annotated[str | None, typer.Option(help="A named head or a TOML file.", metavar="NAME|FILE")] = None,
+    ablation: Annotated[
+        str | None, typer.Option(help="In place of --head: all rows of an ablation.", metavar="NAME|FILE")
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="At whose widths; hdetr-r50, or what the ablation says.", metavar="NAME|FILE|hf:DIR"),
+    ] = None,
+    weights: Weights = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="In place of --detector: at the widths of a cache.", metavar="DIR")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One object, or a list of them, with exact numbers.")] = False,
+    settings: Annotated[list[str] | None, typer.Argument(help="Fields of the head.", metavar="[KEY=VALUE]...")] = None,
+) -> None:
+    """Parameters and multiply-adds of a head, part by part, for one image of COCO's mean size.
+
+    What a paper says of a row of an ablation stands beside it. Needs no weights and no image, unless the detector is an
+    ONNX export, whose widths its --weights tell.
+
+    python -m pipeline describe --head mask-frozen-detr --detector hdetr-swin-l hidden=96
+
+    python -m pipeline describe --ablation table04
+    """
+    from . import describe as stage
+
+    if (head is None) == (ablation is None):
+        raise UsageError("describe takes a head or an ablation", "give --head or --ablation")
+    if cache is not None and detector is not None:
+        raise UsageError("the cache tells the widths already", "give --cache or --detector")
+    if ablation is not None:
+        if settings:
+            raise UsageError("settings change one head", "give --head with them, or write them into the ablation")
+        rows = stage.describe_ablation(ablation=ablation, detector=detector, weights=weights, cache=cache)
+        if as_json:
+            print_json([description for description, _ in rows])
+        else:
+            print_table(stage.comparison(rows))
+    elif head is not None:
+        changes = _pairs(settings or [])
+        found = stage.main(head=head, settings=changes, detector=detector, weights=weights, cache=cache)
+        if as_json:
+            print_json(found)
+        else:
+            print_table(stage.parts_table(found))
+
+
 def _pairs(settings: list[str]) -> dict[str, str]:
     """`key=value` words as a table."""
     for word in settings:

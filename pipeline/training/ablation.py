@@ -1,7 +1,7 @@
 """An ablation: rows of heads that differ in a few settings, from one TOML (the paper's tables: configs/ablations/)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class _Toml:
     """The head that the rows change: a shipped name, or a TOML beside this one or from the working directory."""
     rows: tuple[_RowToml, ...]
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """For all rows: fields of the head or of its training."""
+    """For all rows: fields of the base head or of its training. A row with another head takes those that it has too."""
 
 
 def load_ablation(name_or_file: str) -> Ablation:
@@ -89,13 +89,20 @@ def _row(row: _RowToml, toml: _Toml, file: Path) -> Row:
             hint = f"did you mean {close}?" if close and cell not in CELLS else f"numbers for: {', '.join(CELLS)}"
             raise PipelineError(f"{where}: paper: {cell} = {value!r} is no published cell", hint)
     base = load_recipe(_beside(row.head or toml.head, file))
-    recipe = change(base, {**toml.settings, **row.settings}, where)
+    common = toml.settings if not row.head else _known(toml.settings, base, load_recipe(_beside(toml.head, file)))
+    recipe = change(base, {**common, **row.settings}, where)
     return Row(
         name=row.name,
         recipe=replace(recipe, name=row.name),
         detector=row.detector or toml.detector,
         paper={cell: float(value) for cell, value in row.paper.items()},
     )
+
+
+def _known(settings: Mapping[str, Any], base: Recipe, common_base: Recipe) -> dict[str, Any]:
+    """The settings of the table without those of its head that the row's own head does not have."""
+    foreign = asdict(common_base.head).keys() - asdict(base.head).keys()
+    return {key: value for key, value in settings.items() if key not in foreign}
 
 
 def _beside(head: str, file: Path) -> str:

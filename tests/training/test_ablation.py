@@ -55,14 +55,16 @@ def test_a_row_wins_over_the_table_and_the_table_over_the_head(tmp_path: Path) -
     assert ablation.columns == ("AP", "params")
 
 
-def test_a_row_may_have_another_base_head(tmp_path: Path) -> None:
-    text = SMALL.replace("neck = false\n", "")
-    assert [row.recipe.family for row in load_ablation(write(tmp_path, text)).rows] == ["mask-frozen-detr", "baseline"]
+def test_a_row_may_have_another_head_and_takes_the_settings_it_knows(tmp_path: Path) -> None:
+    wide, baseline = load_ablation(write(tmp_path, SMALL.replace("neck = false", "neck = false\nroi = 16"))).rows
+    assert (wide.recipe.family, baseline.recipe.family) == ("mask-frozen-detr", "baseline")
+    assert (wide.recipe.head.roi, wide.recipe.head.neck) == (16, False)
+    assert (baseline.recipe.head.roi, baseline.recipe.train.steps) == (16, 100)
 
 
 def test_a_head_beside_the_ablation_is_found(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text('family = "baseline"\n[head]\nroi = 16\n')
-    text = SMALL.replace("neck = false\n", "").replace('head = "baseline"', 'head = "own.toml"')
+    text = SMALL.replace('head = "baseline"', 'head = "own.toml"')
     assert load_ablation(write(tmp_path, text)).rows[1].recipe.head.roi == 16
 
 
@@ -76,7 +78,12 @@ def test_a_head_beside_the_ablation_is_found(tmp_path: Path) -> None:
         ("AP = 45", 'AP = "high"', "row 'wide': paper: AP"),
         ('head = "baseline"', 'head = "base"', "baseline"),
         ('head = "baseline"', 'heads = "baseline"', r"unknown key 'heads'[\s\S]*'head'"),
-        ("", "", "row 'baseline': unknown setting 'neck'"),
+        ("neck = false", "nek = false", r"row 'wide': unknown setting 'nek'[\s\S]*'neck'"),
+        (
+            'name = "baseline"',
+            'name = "baseline"\nsettings = { neck = true }',
+            "row 'baseline': unknown setting 'neck'",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -86,7 +93,7 @@ def test_mistakes_are_named(tmp_path: Path, old: str, new: str, words: str) -> N
 
 def test_an_unknown_table_suggests_the_nearest() -> None:
     with pytest.raises(PipelineError, match="table05"):
-        load_ablation("table5")
+        load_ablation("tabel05")
 
 
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
