@@ -17,6 +17,7 @@ from featcache.lock import WriterLock
 from featcache.progress import track
 from featcache.reader import Cache
 from featcache.rows import write_rows
+from featcache.source import local_directory
 from featcache.spec import Difference
 
 ROWS = "rows"
@@ -107,7 +108,7 @@ def missing_files(cache: Cache, index: int, view: str) -> list[Damage]:
 
 def mark_damaged(path: Path, damage: Iterable[Damage]) -> int:
     """Clear the done flags of damaged images, so that an extraction does just those again; how many were cleared."""
-    lock = WriterLock(path)
+    lock = WriterLock(local_directory(path))
     try:
         cache = Cache(path)
         pairs = {(cache.index_of(item.image_id), item.view) for item in damage}

@@ -19,7 +19,7 @@ from featcache.direct import read_chunks
 from featcache.errors import CacheError
 from featcache.layout import CHECKSUM_ROW, DONE_ROW, images_per_file, row_arrays
 from featcache.reader import Cache, Entry
-from featcache.source import open_source
+from featcache.source import local_directory, open_source
 from featcache.spec import CacheSpec, Codec, LevelSpec
 from featcache.writer import CacheWriter
 
@@ -101,7 +101,7 @@ def estimate(
     chunk_bytes = _chunk_bytes(sample, pairs, codec)
     maps = sum(_shard_bytes(sizes, images, shard, block) for sizes in chunk_bytes.values())
     rows, row_files = _row_bytes(replace(sample.spec, codec=codec), images, block)
-    fixed, tables = _fixed_bytes(Path(sample.path))
+    fixed, tables = _fixed_bytes(local_directory(sample.path))
     names = (shards * len(chunk_bytes) + row_files) * _NAME_BYTES
     total = int(views * (maps + rows + names) + fixed + tables * images / len(sample))
     rate = _probe(sample, pairs, codec, shard, at) if probe else None

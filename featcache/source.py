@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -129,6 +130,16 @@ def unreachable(url: str, error: Exception) -> CacheError:
 def is_url(place: str | os.PathLike[str]) -> bool:
     """Whether a place is an fsspec URL rather than a path."""
     return "://" in str(place)
+
+
+def local_directory(place: str | os.PathLike[str]) -> Path:
+    """The place as a path; raises CacheError for a URL, which `Path` would take for a directory of that name."""
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(place)):
+        raise CacheError(
+            f"{place} is a URL: a cache is read from there, but not written or measured",
+            "use a directory; featcache copy URL DIRECTORY brings a cache here",
+        )
+    return Path(place)
 
 
 def open_source(place: str | os.PathLike[str]) -> Source:

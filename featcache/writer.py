@@ -23,6 +23,7 @@ from featcache.layout import ViewFiles, images_per_file
 from featcache.lock import LOCK_NAME, WriterLock
 from featcache.pack import detection_rows, encode_maps
 from featcache.record import Record
+from featcache.source import local_directory
 from featcache.spec import CacheSpec, GroundTruth, ImageInfo, check_format_version
 
 _OPEN_GROUPS = 4
@@ -49,7 +50,7 @@ class CacheWriter:
         threads: int = 2,
         queue: int = 8,
     ) -> None:
-        self.path = Path(path)
+        self.path = local_directory(path)
         self.spec = spec
         self.images = list(images)
         _check_tables(self.images, ground_truth, shard)

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import fsspec
 import pytest
 import torch
+from cache_toy import make_images, make_spec, make_truth
+from fsspec.implementations.memory import MemoryFileSystem
 
-fsspec = pytest.importorskip("fsspec")
-
-from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
-
-from featcache import Cache, CacheError, Loader  # noqa: E402
-from featcache.checks import verify  # noqa: E402
-from featcache.errors import DamagedError, NotACacheError  # noqa: E402
+from featcache import Cache, CacheError, CacheWriter, Loader, maintain
+from featcache.checks import Damage, mark_damaged, verify
+from featcache.errors import DamagedError, NotACacheError
+from featcache.sizes import estimate
 
 Maker = Callable[..., Path]
 
@@ -93,6 +93,24 @@ def test_a_store_that_refuses_is_one_clear_sentence(remote: tuple[str, Path, Str
     for opening in (lambda: cache[0], lambda: Cache(remote[0])):
         with pytest.raises(CacheError, match=rf"bucket/cache/.* cannot be read: {refusal}\ncheck the address"):
             opening()
+
+
+def test_a_url_is_not_written(
+    remote: tuple[str, Path, StrictStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = Cache(remote[0])
+    damage = Damage(100, "orig", "c1", "changed")
+    for target in ("strict://bucket/new", Path("strict://bucket/new")):
+        for writing in (
+            lambda target=target: CacheWriter(target, make_spec(), make_images(1), make_truth(1)),
+            lambda target=target: maintain.run(maintain.plan_copy(cache, Path(target))),
+            lambda target=target: mark_damaged(Path(target), [damage]),
+            lambda: estimate(cache, 100, at=tmp_path, probe=False),
+        ):
+            with pytest.raises(CacheError, match="is a URL: a cache is read from there, but not written"):
+                writing()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cache"]
 
 
 def test_places_that_are_no_cache(remote: tuple[str, Path, StrictStore]) -> None:
