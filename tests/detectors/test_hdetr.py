@@ -45,6 +45,9 @@ def ours(network: HDetr, images: Tensor, padding: Tensor | None = None) -> Decod
 
 def assert_same(network: HDetr, reference: torch.nn.Module, images: Tensor, padding: Tensor | None) -> Decoded:
     found = ours(network, images, padding)
+    ranked = found.proposal_logits[..., 0].sort(1, descending=True).values[:, : network.query_embed.num_embeddings + 1]
+    gaps = ranked[:, :-1] - ranked[:, 1:]  # equal: cells that are no proposal, which are one and the same
+    assert gaps[gaps > 0].min() > 1e-5, "two proposals so close that rounding may swap them: choose another seed"
     logits, boxes = logits_and_boxes(reference, images, padding)
     assert logits.std() > 0.1  # a comparison of constants would say nothing
     assert boxes.flatten(0, 1).std(0).min() > 0.01
@@ -63,7 +66,7 @@ def test_equals_deformable_detr_with_mixed_selection(seed: int, sizes: list[tupl
 
 def test_equals_deformable_detr_on_the_real_resnet_50() -> None:
     network = toy(backbone="resnet50", width=None, heads=None, encoder_layers=None, decoder_layers=None,
-                  feed_forward=None, queries=300, classes="coco-91", columns=None)  # fmt: skip
+                  feed_forward=None, queries=100, classes="coco-91", columns=None)  # fmt: skip
     reference = deformable_detr(network)
     assert_same(network, reference, *pair_of_images([(170, 224), (192, 130)]))
     assert_same(network, reference, *pair_of_images([(130, 163)]))
@@ -94,7 +97,7 @@ def test_the_comparison_notices_each_slip(slip: str, monkeypatch: pytest.MonkeyP
         noted: list[Any] = []
         network.proposals.class_embed.register_forward_hook(lambda _m, _i, logits: noted.append(logits))
         monkeypatch.setattr(hdetr, "select", lambda _, boxes, count: select(noted[-1].amax(-1), boxes, count))
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="not close"):
         assert_same(network, reference, images, padding)
 
 
