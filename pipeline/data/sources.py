@@ -1,9 +1,9 @@
 """Where features come from: a live detector or a cache. One interface, the same tensors."""
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ..detectors.base import Features, FrozenDetector
 from ..errors import PipelineError
 from .coco import Category, CocoSet, read_image
 
+T = TypeVar("T")
 Pair = tuple[int, str]
 """(index of the image, view)"""
 
@@ -30,9 +31,17 @@ class Batch:
     """In the frame of the original image, whatever the view."""
     infos: list[ImageInfo]
     views: list[str]
+    derived: dict[Any, Any] = field(default_factory=dict[Any, Any], repr=False, compare=False)
+    """What `once` has worked out."""
 
     def __len__(self) -> int:
         return len(self.infos)
+
+    def once(self, what: Hashable, work: Callable[[], T]) -> T:
+        """The result of `work`, which follows from the batch and `what` alone: heads that share the batch share it."""
+        if what not in self.derived:
+            self.derived[what] = work()
+        return self.derived[what]
 
 
 class FeatureSource(Protocol):

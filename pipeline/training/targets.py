@@ -66,27 +66,20 @@ def build_targets(
     features = batch.features
     for row, (truth, info, view) in enumerate(zip(batch.ground_truth, batch.infos, batch.views, strict=True)):
         image_hw = (info.height, info.width)
-        sizes = truth.boxes_xywh[:, 2:]
-        usable = np.flatnonzero(~truth.iscrowd & (sizes > 0).all(axis=1))
-        truth_boxes = original_to_view(xywh_to_xyxy(torch.from_numpy(truth.boxes_xywh[usable])), image_hw, view).float()
-        truth_labels = contiguous_labels(truth, categories)[torch.from_numpy(usable)]
-        n = batch.counts[row]
-        detected = features.boxes[row, :n].cpu()
-        if config.match == "hungarian":
-            scores, found = features.scores[row, :n].cpu(), features.labels[row, :n].cpu()
-            pairs = hungarian(detected, scores, found, truth_boxes, truth_labels)
-        else:
-            pairs = overlap(detected, truth_boxes, config.match_iou)
+        detected, pairs, truth_labels = batch.once(
+            ("pairs", row, config.match, config.match_iou), lambda row=row: _pairs(batch, row, categories, config)
+        )
         pairs = sample_pairs(pairs, config.rois_per_image, generator)
         chosen = jitter(detected[pairs[:, 0]], config.jitter, generator)
         boxes.append(chosen.to(features.boxes.device))
-        queries.append(features.queries[row, :n][pairs[:, 0].to(features.queries.device)])
+        queries.append(features.queries[row, : len(detected)][pairs[:, 0].to(features.queries.device)])
         labels.append(truth_labels[pairs[:, 1]])
         frames.append(view_to_original(chosen, image_hw, view))
         flipped += [view == "hflip"] * len(pairs)
-        decoded = {k: torch.from_numpy(rle.decode(truth.rles[usable[k]], image_hw)) for k in set(pairs[:, 1].tolist())}
-        masks += [decoded[k].view(torch.uint8) for k in pairs[:, 1].tolist()]
-        areas += [float(decoded[k].sum()) for k in pairs[:, 1].tolist()]
+        for k in pairs[:, 1].tolist():
+            mask, area = batch.once(("mask", row, k), lambda k=k, truth=truth, hw=image_hw: _mask(truth.rles[k], hw))
+            masks.append(mask)
+            areas.append(area)
     device = features.boxes.device
     every_frame = torch.cat(frames)
     return Targets(
@@ -99,3 +92,28 @@ def build_targets(
         frames=every_frame,
         flipped=flipped,
     )
+
+
+def _pairs(
+    batch: Batch, row: int, categories: Sequence[Category], config: TrainConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of one image: its detected boxes, which of them learn which object, and the label of every object."""
+    truth, info, view, features = batch.ground_truth[row], batch.infos[row], batch.views[row], batch.features
+    usable = torch.from_numpy(np.flatnonzero(~truth.iscrowd & (truth.boxes_xywh[:, 2:] > 0).all(axis=1)))
+    every_box = xywh_to_xyxy(torch.from_numpy(truth.boxes_xywh))
+    truth_boxes = original_to_view(every_box[usable], (info.height, info.width), view).float()
+    truth_labels = contiguous_labels(truth, categories)
+    n = batch.counts[row]
+    detected = features.boxes[row, :n].cpu()
+    if config.match == "hungarian":
+        scores, found = features.scores[row, :n].cpu(), features.labels[row, :n].cpu()
+        pairs = hungarian(detected, scores, found, truth_boxes, truth_labels[usable])
+    else:
+        pairs = overlap(detected, truth_boxes, config.match_iou)
+    return detected, torch.stack([pairs[:, 0], usable[pairs[:, 1]]], dim=1), truth_labels
+
+
+def _mask(counts: bytes, image_hw: tuple[int, int]) -> tuple[Tensor, float]:
+    """An object in the original image, uint8 "h w", and its pixels."""
+    mask = torch.from_numpy(rle.decode(counts, image_hw))
+    return mask.view(torch.uint8), float(mask.sum())
