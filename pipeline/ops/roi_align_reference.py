@@ -5,6 +5,10 @@ out = Y F X^T, where Y "r h" holds the weight of each row in each bin and X "r w
 such a pair of matrices too; a coarse level is read through the product of both.
 """
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch
 from torch import Tensor
 
@@ -12,8 +16,22 @@ from .level import common_dtype, image_cells
 from .roi_geometry import Geometry
 
 BOXES_AT_ONCE = 16  # the intermediate "n r w c" stays small
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
+def _without_autocast(run: Callable[P, R]) -> Callable[P, R]:
+    """Sums stay in the format that `run` chooses."""
+
+    @functools.wraps(run)
+    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return run(*args, **kwargs)
+
+    return plain
+
+
+@_without_autocast
 def pool(cells: list[Tensor], scales: list[Tensor], offsets: list[Tensor], boxes: Tensor, geometry: Geometry) -> Tensor:
     """Features of each box on the sum of the levels. "m r r c"
 
@@ -33,6 +51,7 @@ def pool(cells: list[Tensor], scales: list[Tensor], offsets: list[Tensor], boxes
     return torch.cat([*pooled, boxes.new_zeros((0, r, r, cells[0].shape[-1]), dtype=exact)]).to(dtype)
 
 
+@_without_autocast
 def unpool(
     grad: Tensor, boxes: Tensor, geometry: Geometry, shapes: list[tuple[int, ...]], levels: list[int]
 ) -> list[Tensor]:

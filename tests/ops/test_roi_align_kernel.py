@@ -1,0 +1,203 @@
+"""The CUDA source of RoIAlign: its arithmetic executed on the CPU, and compiled for three GPUs. No GPU is needed."""
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from cuda_on_cpu import kernels, launcher
+from hypothesis import given, settings
+from roi_cases import Case, cases
+
+from pipeline.ops import nvrtc, roi_align_cuda, roi_align_reference
+from pipeline.ops.level import Level
+from pipeline.ops.nvrtc import Program
+from pipeline.ops.roi_align import operands
+from pipeline.ops.roi_align_cuda import Launch, Tuning
+from pipeline.ops.roi_geometry import Geometry
+
+RATIOS = (-1, 0, 2, 5)  # two builds: samples known, and not, at compile time
+SOME = settings(max_examples=60, deadline=None)
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    return launcher(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture(autouse=True)
+def _poisoned() -> Iterator[None]:
+    """Fresh memory holds NaN: what a kernel leaves unwritten shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def geometry_of(case: Case) -> Geometry:
+    return Geometry(
+        counts=tuple(len(rows) for rows in case.boxes),
+        grids=tuple(level.grid for level in case.levels),
+        strides=tuple(level.stride for level in case.levels),
+        size=case.size,
+        aligned=case.options["aligned"],
+        sampling_ratio=case.options["sampling_ratio"],
+        composite=case.options["upsample"] == "bilinear",
+    )
+
+
+def check(case: Case, launch: Launch, rtol: float = 0.0, tuning: Tuning = roi_align_cuda.TUNING) -> None:
+    """Forward and both backwards against the reference. `rtol` is the rounding of the output's format."""
+    cells, scales, offsets = operands(case.levels)
+    geometry, boxes = geometry_of(case), torch.cat(case.boxes)
+    exact = [level.float() if level.dtype.is_floating_point else level for level in cells]
+    found = roi_align_cuda.pool(cells, scales, offsets, boxes, geometry, tuning=tuning, launch=launch)
+    expected = roi_align_reference.pool(exact, scales, offsets, boxes, geometry)
+    assert torch.allclose(found.float(), expected, atol=1e-5, rtol=rtol)
+    grad = torch.linspace(-1, 1, found.numel()).view(found.shape).to(found.dtype)
+    shapes = [tuple(level.shape) for level in cells]
+    levels = [i for i, level in enumerate(cells) if level.dtype.is_floating_point]
+    wanted = roi_align_reference.unpool(grad.float(), boxes, geometry, shapes, levels)
+    for deterministic in (False, True):
+        grads = roi_align_cuda.unpool(
+            grad, boxes, geometry, shapes, levels, deterministic=deterministic, tuning=tuning, launch=launch
+        )
+        for one, want in zip(grads, wanted, strict=True):
+            assert one.dtype == torch.float32
+            assert torch.allclose(one, want, atol=1e-5 * max(1.0, want.abs().max().item()), rtol=0)
+
+
+@SOME
+@given(case=cases(channels=(8,), levels=(2,), ratios=RATIOS))
+def test_equals_the_reference(launch: Launch, case: Case) -> None:
+    check(case, launch)
+
+
+@SOME
+@given(case=cases(channels=(3,), levels=(3,), ratios=(3,), upsamples=("bilinear",)))
+def test_equals_the_reference_on_three_levels_of_few_channels(launch: Launch, case: Case) -> None:
+    check(case, launch, tuning=Tuning(run=2, threads=32))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "rtol"),
+    [
+        ((torch.float16, torch.float16), 2**-11),
+        ((torch.bfloat16, torch.bfloat16), 2**-8),
+        ((torch.uint8, torch.uint8), 0.0),
+        ((torch.uint8, torch.bfloat16), 2**-8),
+        ((torch.float32, torch.float16), 0.0),
+    ],
+)
+def test_every_format_and_mixtures(kinds: tuple[torch.dtype, ...], rtol: float, launch: Launch) -> None:
+    @settings(max_examples=15, deadline=None)
+    @given(cases(channels=(16,), levels=(2,), ratios=(2,), upsamples=("bilinear",)))
+    def run(case: Case) -> None:
+        levels = [stored(level, kind) for level, kind in zip(case.levels, kinds, strict=True)]
+        check(replace(case, levels=levels), launch, rtol)
+
+    run()
+
+
+def stored(level: Level, kind: torch.dtype) -> Level:
+    """The level in another format; uint8 as the cache stores it."""
+    if kind != torch.uint8:
+        return replace(level, values=level.values.to(kind))
+    low, high = level.values.amin((2, 3)), level.values.amax((2, 3)) + 0.1
+    scale = (high - low) / 255
+    values = ((level.values - low[:, :, None, None]) / scale[:, :, None, None]).round().to(torch.uint8)
+    return Level(values, level.stride, level.sizes, scale, low)
+
+
+@pytest.mark.parametrize("upsample", ["bilinear", "direct"])
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_many_bins_on_larger_maps(launch: Launch, upsample: str, ratio: int) -> None:
+    torch.manual_seed(0)
+    fine, coarse = torch.randn(1, 8, 50, 76), torch.randn(1, 8, 25, 38)
+    boxes = torch.tensor(
+        [[3.2, 7.9, 301.3, 190.4], [100, 100, 131, 129], [50, 0, 60, 200], [-40, 150, 90, 260], [8, 8, 8.5, 9]]
+    )
+    options = {"aligned": True, "sampling_ratio": ratio, "upsample": upsample}
+    check(Case([Level(fine, 4), Level(coarse, 8)], [boxes], 32, options), launch)
+
+
+def test_reads_tokens_slices_and_padded_maps_in_place(launch: Launch) -> None:
+    """Images of different size; levels that are parts of one token array and of a wider map; padding never read."""
+    memory = torch.full((2, 60, 8), torch.nan)
+    padded = torch.full((2, 16, 9, 11), torch.nan).contiguous(memory_format=torch.channels_last)
+    sizes, coarse = [(9, 7), (5, 11)], [(5, 4), (3, 6)]
+    for i, ((h, w), (y, x)) in enumerate(zip(sizes, coarse, strict=True)):
+        padded[i, 8:, :h, :w] = torch.randn(8, h, w)
+        memory[i, 30 : 30 + y * x] = torch.randn(y * x, 8)
+    boxes = torch.tensor([[1.0, 2.0, 30.0, 50.0], [-5.0, -5.0, 20.0, 20.0]])
+    options = {"aligned": True, "sampling_ratio": 2, "upsample": "bilinear"}
+    levels = [Level(padded[:, 8:], 4, sizes), Level(memory[:, 30:55], 8, coarse)]
+    check(Case(levels, [boxes, boxes], 5, options), launch)
+
+
+def test_numbers_that_are_none_and_enormous_boxes_end(launch: Launch) -> None:
+    maps = torch.randn(1, 8, 6, 6)
+    strange = torch.tensor(
+        [[torch.nan] * 4, [0.0, 0.0, torch.inf, 9.0], [-1e30, 0.0, 1e30, 9.0], [-3e9, -3e9, 3e9, 3e9]]
+    )
+    for ratio in (0, 2):
+        geometry = Geometry((4,), (((6, 6),),), (4.0,), 3, True, ratio, True)
+        found = roi_align_cuda.pool(*operands([Level(maps, 4)]), strange, geometry, launch=launch)
+        assert torch.isfinite(found).all()
+        grads = roi_align_cuda.unpool(found, strange, geometry, [(1, 6, 6, 8)], [0], deterministic=True, launch=launch)
+        assert torch.isfinite(grads[0]).all()
+
+
+def test_infinite_and_missing_numbers_survive_the_formats(launch: Launch) -> None:
+    values = torch.tensor([torch.inf, -torch.inf, torch.nan, 65504.0, 6e-8, 1e-5, -0.0, 1.0])
+    for kind in (torch.float16, torch.bfloat16):
+        maps = values.to(kind)[None, :, None, None].expand(1, 8, 4, 4)
+        geometry = Geometry((1,), (((4, 4),),), (4.0,), 1, True, 2, True)
+        found = roi_align_cuda.pool(
+            *operands([Level(maps, 4)]), torch.tensor([[4.0, 4, 8, 8]]), geometry, launch=launch
+        )
+        assert torch.allclose(found[0, 0, 0].float(), values.to(kind).float(), equal_nan=True, rtol=0, atol=0)
+
+
+class Recorder:
+    """A launcher that only remembers what it should have run."""
+
+    def __init__(self) -> None:
+        self.programs: dict[Program, str] = {}
+
+    def __call__(self, program: Program, kernel: str, *grid: Any) -> None:
+        assert isinstance(grid[2], ctypes.Structure)
+        self.programs[program] = kernel
+
+
+def common_programs() -> dict[Program, str]:
+    """What the heads would run: float32; float16; uint8 beside bfloat16; samples known at compile time or not."""
+    recorder = Recorder()
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0]])
+    for kinds, ratio, composite in (
+        ((torch.float32, torch.float32), 2, True),
+        ((torch.uint8, torch.bfloat16), 2, True),
+        ((torch.float16, torch.float16), 0, False),
+    ):
+        maps = [Level(torch.zeros(1, 256, 32 // stride, 32 // stride), stride) for stride in (4, 8)]
+        levels = [stored(level, kind) for level, kind in zip(maps, kinds, strict=True)]
+        geometry = Geometry((1,), tuple(level.grid for level in levels), (4.0, 8.0), 32, True, ratio, composite)
+        out = roi_align_cuda.pool(*operands(levels), boxes, geometry, launch=recorder)
+        shapes = [tuple(level.cells.shape) for level in levels]
+        for deterministic in (False, True):
+            roi_align_cuda.unpool(out, boxes, geometry, shapes, [1], deterministic=deterministic, launch=recorder)
+    return recorder.programs
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+def test_compiles_without_a_gpu(arch: str) -> None:
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is absent: this torch is no CUDA build")
+    programs = common_programs()
+    assert len(programs) == 6
+    for program in programs:
+        assert ("VEC", "1") not in program.macros
+        code = nvrtc.compile_program(program, arch)
+        assert code[:4] == b"\x7fELF"
+        for kernel in kernels(program.file):
+            assert kernel.encode() in code
