@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import PipelineError
-from . import roi_align_reference, roi_align_torchvision
+from . import cuda_driver, roi_align_reference, roi_align_torchvision
 from .level import Level
+from .roi_align_cuda import MAX_SOURCES, TYPE_NAMES
+from .roi_align_op import roi_align_op
 from .roi_geometry import Geometry
 
 SAMPLING_RATIO = 2
@@ -62,12 +64,17 @@ def roi_align(
         composite=upsample == "bilinear",
     )
     corners = torch.cat([rows if rows.dtype == torch.float64 else rows.float() for rows in boxes])
+    if backend == "auto":
+        backend = "torchvision" if _no_kernel(pyramid) else "cuda"
     match backend:
-        case "auto" | "torchvision":
+        case "torchvision":
             return roi_align_torchvision.pool(pyramid, corners, geometry)
         case "reference":
-            cells, scales, offsets = operands(pyramid)
-            return roi_align_reference.pool(cells, scales, offsets, corners, geometry).permute(0, 3, 1, 2)
+            return roi_align_reference.pool(*operands(pyramid), corners, geometry).permute(0, 3, 1, 2)
+        case "cuda":
+            if reason := _no_kernel(pyramid):
+                raise PipelineError(f"RoIAlign's CUDA kernel cannot run: {reason}", "backend='auto' takes what can")
+            return roi_align_op(*operands(pyramid), corners, geometry).permute(0, 3, 1, 2)
         case _:
             raise PipelineError(f"unknown backend '{backend}'", "auto, cuda, torchvision or reference")
 
@@ -78,6 +85,19 @@ def operands(levels: Sequence[Level]) -> tuple[list[Tensor], list[Tensor], list[
     scales = [none if level.scale is None else level.scale for level in levels]
     offsets = [none if level.offset is None else level.offset for level in levels]
     return [level.cells for level in levels], scales, offsets
+
+
+def _no_kernel(levels: Sequence[Level]) -> str:
+    """Why our CUDA kernel cannot read these levels here, one clause; empty where it can."""
+    devices = {level.values.device.type for level in levels}
+    if devices != {"cuda"}:
+        return cuda_driver.missing() or f"the maps are on {', '.join(sorted(devices))}"
+    for level in levels:
+        if level.values.dtype not in TYPE_NAMES:
+            return f"it does not read {level.values.dtype}"
+    if len(levels) > MAX_SOURCES:
+        return f"it reads at most {MAX_SOURCES} maps, these are {len(levels)}"
+    return cuda_driver.missing()
 
 
 def _check(levels: Sequence[Level], boxes: Sequence[Tensor], *, composite: bool) -> None:
