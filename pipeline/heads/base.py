@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featcache import CacheSpec
@@ -57,6 +58,12 @@ def encoder_maps(widths: Widths, layer: int) -> tuple[str, ...]:
             f"extract with extra_encoder_layers = [{layer}] in the detector's TOML",
         )
     return names
+
+
+def require_c1(widths: Widths, remedy: str) -> None:
+    """Raise PipelineError if the features hold no C1; `remedy` is the hint."""
+    if "c1" not in widths.channels:
+        raise PipelineError(f"the features hold no 'c1' map, only {', '.join(widths.channels)}", remedy)
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,15 @@ def pool_without_padding(
     if len(features.input_hw.unique(dim=0)) == 1:
         return pool(features, boxes)
     return torch.cat([pool(features.image(row), [rows]) for row, rows in enumerate(boxes)])
+
+
+def to_width(maps: Tensor, width: int) -> Tensor:
+    """The first `width` channels, zeros where there are fewer: how maps of other widths are added without a parameter.
+
+    "b c h w" -> "b width h w"
+    """
+    missing = max(0, width - maps.shape[1])
+    return F.pad(maps[:, :width], (0, 0, 0, 0, 0, missing))
 
 
 def boxes_in_pixels(features: Features, boxes: list[Tensor]) -> list[Tensor]:

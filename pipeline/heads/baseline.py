@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..detectors.base import Features
 from ..ops.roi_align import roi_align
-from .base import HeadOutput, MaskHead, Masks, Widths, boxes_in_pixels, pool_without_padding
+from .base import HeadOutput, MaskHead, Masks, Widths, boxes_in_pixels, pool_without_padding, require_c1, to_width
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Baseline(MaskHead):
 
     def __init__(self, config: BaselineConfig, widths: Widths) -> None:
         super().__init__()
+        require_c1(widths, "the baseline works on its grid; name a tap 'c1' in the detector's TOML")
         self.config = config
         self.strides = widths.strides
         self.width = min(widths.channels[widths.encoder[0]], widths.query_dim)
@@ -65,10 +66,4 @@ class Baseline(MaskHead):
         """F = C1 + interpolate(E), or interpolate(E) alone. "b c h w" """
         finest = features.levels[0][:, : self.width]
         upsampled = F.interpolate(finest, size=features.c1.shape[2:], mode="bilinear", align_corners=False)
-        return _to_width(features.c1, self.width) + upsampled if self.config.c1 else upsampled
-
-
-def _to_width(maps: Tensor, width: int) -> Tensor:
-    """The first `width` channels, zeros where there are fewer. "b c h w" -> "b width h w" """
-    missing = max(0, width - maps.shape[1])
-    return F.pad(maps[:, :width], (0, 0, 0, 0, 0, missing))
+        return to_width(features.c1, self.width) + upsampled if self.config.c1 else upsampled

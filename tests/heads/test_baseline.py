@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from toy import EQUAL, SMALL, random_features
 
+from pipeline.errors import PipelineError
 from pipeline.heads.base import Widths, boxes_in_pixels
 from pipeline.heads.baseline import Baseline, BaselineConfig
 from pipeline.ops.roi_align import roi_align
@@ -66,3 +67,8 @@ def test_widths_of_any_detector() -> None:
     narrow = Widths({"c1": 8, "e8": 32}, {"c1": 4, "e8": 8}, ("e8",), query_dim=24, classes=3)
     features = random_features(narrow, [(64, 64)])
     assert Baseline(BaselineConfig(roi=8), narrow).predict(features)[0].mask_logits.shape == (5, 8, 8)
+
+
+def test_features_without_c1_are_refused() -> None:
+    with pytest.raises(PipelineError, match="no 'c1' map"):
+        Baseline(BaselineConfig(c1=False), Widths({"e8": 16}, {"e8": 8}, ("e8",), query_dim=16, classes=3))

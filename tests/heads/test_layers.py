@@ -19,9 +19,10 @@ def randomise(layer: torch.nn.Module) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize(
-    ("window", "size"), [(8, (16, 32)), (8, (13, 21)), (14, (28, 28)), (14, (17, 30)), (16, (50, 33)), (16, (32, 16))]
+    ("window", "size"), [(8, (16, 32)), (8, (13, 21)), (14, (28, 28)), (14, (17, 30)), (16, (50, 33)), (16, (32, 17))]
 )
 def test_swin_layer_is_torchvisions(window: int, size: tuple[int, int], shifted: bool) -> None:
+    """On maps of several windows; along an axis of one, torchvision drops the shift and the official code does not."""
     torch.manual_seed(0)
     ours = SwinLayer(32, 8, window, shifted=shifted)
     randomise(ours)
@@ -34,11 +35,6 @@ def test_swin_layer_is_torchvisions(window: int, size: tuple[int, int], shifted:
     theirs.load_state_dict(state)
     maps = torch.randn(2, 32, *size)
     expected = theirs.eval()(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    if (
-        shifted and min(size) <= window
-    ):  # torchvision drops the shift along an axis of one window, the official code not
-        assert not torch.allclose(ours(maps), expected, atol=1e-3)
-        return
     assert torch.allclose(ours(maps), expected, atol=2e-5)
 
 

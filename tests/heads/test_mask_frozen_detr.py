@@ -7,7 +7,7 @@ from toy import widths as widths_of
 
 from pipeline.config import from_table
 from pipeline.errors import PipelineError
-from pipeline.heads.base import Widths, encoder_maps
+from pipeline.heads.base import Widths
 from pipeline.heads.mask_frozen_detr import HeadConfig, MaskFrozenDetr
 
 
@@ -22,16 +22,20 @@ def test_the_default_head_has_the_parameters_of_table_12() -> None:
 
 PLAIN = {"hidden": 16, "mask_scoring": False, "query_encoder": []}
 UNET = {**PLAIN, "box_encoder": "unet", "box_layers": 3, "query_modulation": True, "mask_bias": True}
+WITHOUT_C1 = Widths({"e8": 16}, {"e8": 8}, ("e8",), query_dim=16, classes=7)
+WIDE_C1 = widths_of({16: 24, 32: 24}, c1=40, query_dim=24, classes=7)
 VARIANTS: dict[str, tuple[Widths, dict[str, object]]] = {
     "default": (SMALL, {"hidden": 16}),
     "all query layers": (SMALL, {"hidden": 24, "query_encoder": ["o2o", "b2o", "ffn"]}),
     "only b2o": (SMALL, {**PLAIN, "query_encoder": ["b2o"]}),
     "no box encoder": (SMALL, {"hidden": 16, "box_encoder": "none", "query_encoder": []}),
     "no image encoder, no C1": (SMALL, {**PLAIN, "image_encoder": "none", "neck": False, "c1": False}),
+    "C1 as it is, wider": (WIDE_C1, {**PLAIN, "neck": False, "query_encoder": ["ffn"]}),
     "C1 as it is": (EQUAL, {**PLAIN, "neck": False, "box_position": "none"}),
     "swin": (SMALL, {**PLAIN, "image_encoder": "swin", "image_window": 4, "box_encoder": "swin", "box_window": 4}),
     "convnext": (SMALL, {**PLAIN, "image_encoder": "convnext", "image_layers": 3, "box_encoder": "convnext"}),
     "segmenter": (SMALL, {"hidden": 16, "mask_head": "segmenter", "box_norm_first": True}),
+    "no C1 to be had": (WITHOUT_C1, {**PLAIN, "neck": False, "c1": False}),
     "5-scale": (FINE, {"hidden": 16, "image_layers": 1}),
     "5-scale, nothing on the image": (FINE, {**PLAIN, "image_encoder": "none"}),
     "unet": (SMALL, UNET),
@@ -62,6 +66,16 @@ def test_every_parameter_learns(widths: Widths, settings: dict[str, object]) -> 
     loss.backward()
     without = [name for name, p in head.named_parameters() if p.grad is None]
     assert without == []
+
+
+@each_variant
+def test_half_precision_is_the_same_but_for_rounding(widths: Widths, settings: dict[str, object]) -> None:
+    head = build(widths, roi=8, **settings)
+    features = random_features(widths, [(96, 128), (130, 70)])
+    exact = torch.cat([masks.mask_logits for masks in head.predict(features)])
+    head.amp = True
+    rounded = torch.cat([masks.mask_logits for masks in head.predict(features)])
+    assert 0 < (rounded - exact).norm() / exact.norm() < 0.02
 
 
 @torch.no_grad()
@@ -95,6 +109,8 @@ def test_the_finest_map_alone_is_refined(kind: str) -> None:
     [
         (SMALL, {}, True),
         (EQUAL, {"neck": False}, True),
+        (SMALL, {"neck": False}, True),
+        (WIDE_C1, {"neck": False}, True),
         (SMALL, {"neck": False, "c1": False}, False),
         (FINE, {}, False),
     ],
@@ -106,16 +122,6 @@ def test_who_sees_c1(widths: Widths, settings: dict[str, object], sees: bool) ->
     features.maps["c1"].zero_()
     assert torch.equal(head.predict(features)[0].mask_logits, before) is not sees
     assert (head.neck is not None) is (sees and "neck" not in settings)
-
-
-def test_an_encoder_layer_names_its_maps() -> None:
-    names = {**EQUAL.channels, "e8_l2": 16, "e16_l2": 16}
-    strides = {**EQUAL.strides, "e8_l2": 8, "e16_l2": 16}
-    widths = Widths(names, strides, EQUAL.encoder, query_dim=16, classes=7, encoder_layer=4)
-    assert encoder_maps(widths, 0) == encoder_maps(widths, 4) == ("e8", "e16")
-    assert encoder_maps(widths, 2) == ("e8_l2", "e16_l2")
-    with pytest.raises(PipelineError, match=r"layer 6[\s\S]*extra_encoder_layers"):
-        encoder_maps(widths, 6)
 
 
 @torch.no_grad()
@@ -170,10 +176,10 @@ def test_contradictions_are_refused_by_name(settings: dict[str, object], words: 
 @pytest.mark.parametrize(
     ("widths", "settings", "words"),
     [
-        (SMALL, {"neck": False}, "C1 has 16 channels"),
         (widths_of({8: 20}, c1=16, query_dim=24), {}, "heads = 8"),
         (widths_of({8: 24, 16: 32}, c1=16, query_dim=24), {}, "e8 24, e16 32"),
         (EQUAL, {"encoder_layer": 3}, "layer 3"),
+        (WITHOUT_C1, {}, "no 'c1' map[\\s\\S]*c1 = false and neck = false"),
     ],
 )
 def test_what_the_features_cannot_give_is_refused(widths: Widths, settings: dict[str, object], words: str) -> None:

@@ -21,8 +21,8 @@ class HeadConfig:
     """Add C1 to the finest encoder map, F = C1 + interpolate(E). Not done, whatever stands here, where that map has
     C1's stride already, as with a 5-scale detector."""
     neck: bool = True
-    """Refine C1 by a 1x1 convolution and GroupNorm (eq. 14), which also brings it to the width of the encoder maps;
-    without it C1 is added as it is, and must have that width."""
+    """Refine C1 by a 1x1 convolution and GroupNorm (eq. 14), which also brings it to the width of the encoder maps.
+    Without it C1 is added as it is; where it is not of that width, only the channels that both have count."""
     hidden: int = 128
     """Width of everything on the RoI grid. Equal to the encoder's width there is no channel mapper (Table 4)."""
     roi: int = 32

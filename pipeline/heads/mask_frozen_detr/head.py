@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from ...detectors.base import Features
 from ...errors import PipelineError
 from ...ops.roi_align import roi_align
-from ..base import HeadOutput, MaskHead, Widths, boxes_in_pixels, encoder_maps, pool_without_padding
+from ..base import (
+    HeadOutput,
+    MaskHead,
+    Widths,
+    boxes_in_pixels,
+    encoder_maps,
+    pool_without_padding,
+    require_c1,
+    to_width,
+)
 from .box_encoder import build_box_encoder
 from .config import HeadConfig
 from .image_encoder import build_image_encoder
@@ -43,12 +52,9 @@ class MaskFrozenDetr(MaskHead):
                 f"the encoder maps have {width} channels, which heads = {config.heads} do not divide",
                 "choose other heads, or image_encoder = 'convnext' or 'none'",
             )
+        if config.c1:
+            require_c1(widths, "choose c1 = false and neck = false, or name a tap 'c1' in the detector's TOML")
         self.with_c1 = config.c1 and widths.strides[self.finest] > widths.strides["c1"]
-        if self.with_c1 and not config.neck and widths.channels["c1"] != width:
-            raise PipelineError(
-                f"C1 has {widths.channels['c1']} channels and cannot be added to encoder maps of {width} as it is",
-                "choose neck = true, or c1 = false",
-            )
         self.image_encoder = build_image_encoder(config, width, len(self.encoder))
         self.neck = (
             nn.Sequential(nn.Conv2d(widths.channels["c1"], width, 1), nn.GroupNorm(math.gcd(32, width), width))
@@ -95,7 +101,7 @@ class MaskFrozenDetr(MaskHead):
             levels = self.image_encoder(levels)
         sources = [(levels[0], self.strides[self.finest])]
         if self.with_c1:
-            c1 = features.c1 if self.neck is None else self.neck(features.c1)
+            c1 = to_width(features.c1, levels[0].shape[1]) if self.neck is None else self.neck(features.c1)
             sources.insert(0, (c1, self.strides["c1"]))
         if self.region_mapper is not None:
             # The mapper is linear, so it may come before the sum and before RoIAlign: fewer channels to pool.
