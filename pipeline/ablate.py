@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .data.sources import Cached
+from .describe import Inputs, describe
 from .errors import PipelineError
 from .evaluation import evaluate_together
 from .files import whole_file
@@ -121,7 +122,8 @@ def _trainers(members: Sequence[Member], source: Cached, outcome: Outcome) -> It
 
 def _write_report(outcome: Outcome, source: Cached, judge: Cached, out: Path) -> None:
     ablation = outcome.ablation
-    lines = [_line(row, outcome) for row in ablation.rows]
+    inputs = Inputs.of_cache(source.cache.spec) if "transform" in source.cache.spec.source else None
+    lines = [_line(row, outcome, inputs) for row in ablation.rows]
     boxes = next((metrics["bbox"] for metrics in outcome.metrics.values()), None)
     outcome.table = markdown(lines, ablation.columns, boxes, _notes(outcome, source, judge))
     texts = {"table.csv": csv_text(lines, ablation.columns), "table.md": f"# {ablation.about}\n\n{outcome.table}"}
@@ -134,7 +136,7 @@ def _write_report(outcome: Outcome, source: Cached, judge: Cached, out: Path) ->
         print("no plot.png: matplotlib is not installed; pip install 'featcache[plot]'", file=sys.stderr)
 
 
-def _line(row: Row, outcome: Outcome) -> Line:
+def _line(row: Row, outcome: Outcome, inputs: Inputs | None) -> Line:
     members = [member for member in outcome.members if member.row.name == row.name]
     ended = [member for member in members if member.folder in outcome.metrics]
     segm = [outcome.metrics[member.folder]["segm"] for member in ended]
@@ -142,6 +144,7 @@ def _line(row: Row, outcome: Outcome) -> Line:
     return Line(
         name=row.name,
         parameters=members[0].parameters,
+        macs=describe(row.recipe, inputs).macs if inputs is not None and not members[0].problem else None,
         seeds=tuple(member.row.recipe.train.seed for member in ended),
         figures={name: values for name in SHOWN if (values := [one[name] for one in segm if one[name] is not None])},
         step_seconds=statistics.median(line["step_seconds"] for line in log) if log else None,

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 from discs import write_discs
+from tiny import write_tiny
 from typer.testing import CliRunner, Result
 
 from featcache import Cache, Loader
-from pipeline import ablate, evaluate, train
+from pipeline import ablate, evaluate, extract, train
 from pipeline.cli import app
+from pipeline.describe import Inputs, describe
 from pipeline.errors import PipelineError
-from pipeline.training import plan as plan_file
 from pipeline.training import trainer as trainer_file
 from pipeline.training.checkpoint import load_head
 from pipeline.training.trainer import Trainer
@@ -368,21 +369,36 @@ def test_a_val_cache_of_another_detector_is_refused_before_training(toml: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_head_that_does_not_fit_the_features_fails_alone(
-    toml: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build = plan_file.build_head
+def test_a_head_that_does_not_fit_the_features_fails_alone(cache: Path, tmp_path: Path) -> None:
+    """As a row of the paper's Table 15 does on a cache of one encoder layer."""
+    row = '[[rows]]\nname = "layer 2"\nsettings = { encoder_layer = 2 }\n'
+    outcome = run(write(tmp_path, TABLE + row), cache, tmp_path / "out", steps="1", seeds=(0, 1))
+    assert len(outcome.metrics) == 6
+    ((folder, problem),) = outcome.failures.items()
+    assert folder.name == "layer-2"
+    assert "extra_encoder_layers = [2]" in problem
+    assert "| layer 2 | failed |" in outcome.table
 
-    def picky(family: str, config: Any, widths: Any) -> Any:
-        if config.image_encoder == "none":
-            raise ValueError("no map e8_l2")
-        return build(family, config, widths)
 
-    monkeypatch.setattr(plan_file, "build_head", picky)
-    outcome = run(toml, cache, tmp_path / "out", steps="1", seeds=(0, 1))
-    assert len(outcome.metrics) == 4
-    (problem,) = outcome.failures.values()
-    assert "does not fit the features: no map e8_l2" in problem
+def test_rows_of_other_detectors_need_caches_of_their_own(cache: Path, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"steps": None, "seeds": (), "settings": {}}
+    source = ablate.Cached(cache)
+    own = TABLE.replace('name = "no image encoder"', 'name = "no image encoder"\ndetector = "toy"')
+    ablation, members = ablate.plan(str(write(tmp_path, own)), source, tmp_path, **arguments)
+    assert [member.row.name for member in members] == [row.name for row in ablation.rows] == ["no image encoder"]
+    other = own.replace('"toy"', '"another"')  # none of them is of this cache's: a table for comparing heads
+    assert len(ablate.plan(str(write(tmp_path, other)), source, tmp_path, **arguments)[1]) == 3
+
+
+def test_multiply_adds_are_those_of_describe(toml: Path, tmp_path: Path) -> None:
+    """On a cache that says how images were resized."""
+    cache = extract.main(**write_tiny(tmp_path / "data").arguments, cache=tmp_path / "cache")
+    outcome = run(toml, cache, tmp_path / "out", steps="1")
+    inputs = Inputs.of_cache(Cache(cache).spec)
+    for row, member in zip(read(tmp_path / "out" / "table.csv"), outcome.members, strict=True):
+        assert int(row["macs"]) == describe(member.row.recipe, inputs).macs > 0
+        assert int(row["params"]) == describe(member.row.recipe, inputs).params
+    assert "| multiply-adds (G) |" in outcome.table
 
 
 def test_settings_of_the_command_line(

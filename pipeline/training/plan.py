@@ -52,14 +52,14 @@ def plan(
 ) -> tuple[Ablation, list[Member]]:
     """The ablation and its members, row by row. Nothing is trained or written."""
     ablation, spec = load_ablation(name), source.cache.spec
-    rows = _with_settings(ablation.rows, settings, steps)
+    rows = _with_settings(_of_detector(ablation.rows, spec.source.get("name")), settings, steps)
     members: list[Member] = []
     for row in rows:
         parameters, problem = 0, ""
         try:
             parameters = count_parameters(row.recipe, Widths.of_cache(spec))
         except PipelineError as error:
-            problem = error.message
+            problem = f"{error.message}; {error.hint}" if error.hint else error.message
         seeded = [(replace(row, recipe=_seeded(row.recipe, seed)), f"-seed{seed}") for seed in seeds]
         for one, suffix in seeded if seeds and parameters else [(row, "")]:
             run, order = describe_run(one.recipe, spec), Order.of(one.recipe.train, source)
@@ -119,6 +119,16 @@ def count_parameters(recipe: Recipe, widths: Widths) -> int:
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
     return replace(recipe, train=replace(recipe.train, seed=seed))
+
+
+def _of_detector(rows: Sequence[Row], detector: object) -> Sequence[Row]:
+    """Where the rows differ in the detector: those of the one that made the cache, if there are any."""
+    own = [row for row in rows if row.detector == detector]
+    if not own or len(own) == len(rows):
+        return rows
+    others = ", ".join(f"'{row.name}'" for row in rows if row not in own)
+    print(f"note: left out, for they are rows of other detectors than {detector}: {others}", file=sys.stderr)
+    return own
 
 
 def _with_settings(rows: Sequence[Row], settings: Mapping[str, str], steps: str | None) -> tuple[Row, ...]:
