@@ -191,14 +191,18 @@ def looks_hint(state: Mapping[str, Tensor], detector: str) -> str:
     """What the file seems to be, and what to do."""
     looks = recognise(state)
     if looks is None:
-        kin = {"neck.": "a detrex checkpoint, whose numbers differ", "model.": "of transformers: --detector hf:DIR"}
+        kin = {
+            "neck.": "a detrex checkpoint, whose numbers differ",
+            "model.": "of transformers: --detector hf:DIR",
+            "transformer.pos_trans.": "Deformable DETR without mixed selection, which H-DETR has",
+        }
         for start, what in kin.items():
             if any(key.startswith(start) for key in state):
                 return f"it looks like {what}"
         return "it looks like no official checkpoint of H-DETR or DINO"
     name = OFFICIAL.get(looks)
     if name is None:
-        return f"it looks like {looks}: no shipped detector is that, but a TOML of yours may be"
+        return f"it looks like {looks}, which no shipped detector is"
     return f"it looks like {looks}" + (": the file may be damaged" if name == detector else f": --detector {name}")
 
 

@@ -225,6 +225,7 @@ def test_keys_that_do_not_fit_are_named(tmp_path: Path, state: dict[str, Tensor]
     with pytest.raises(PipelineError, match=r"'toy': 1 missing \(encoder.layers.0.norm1.weight\)") as caught:
         load(tmp_path, {key: value for key, value in state.items() if key != some}, kind)
     assert ("H-DETR" if kind == "hdetr" else "DINO") in caught.value.hint
+    assert caught.value.hint.endswith("4 levels, 12 queries, 5 classes, which no shipped detector is")
     with pytest.raises(PipelineError, match=r"1 unknown \(transformer.mystery\)"):
         load(tmp_path, {**state, "transformer.mystery": torch.zeros(1)}, kind)
     extra = "transformer.encoder.layers.4.norm1.weight"
@@ -265,6 +266,9 @@ def test_kin_of_the_official_files_are_told_apart(tmp_path: Path, kind: Family) 
     with pytest.raises(PipelineError) as caught:
         load(tmp_path, {"model.level_embed": torch.zeros(1)}, kind)
     assert "hf:" in caught.value.hint
+    with pytest.raises(PipelineError) as caught:
+        load(tmp_path, {"transformer.pos_trans.weight": torch.zeros(1)}, kind)
+    assert "without mixed selection" in caught.value.hint
     with pytest.raises(PipelineError) as caught:
         load(tmp_path, {"features.0.weight": torch.zeros(1)}, kind)
     assert "'toy'" in caught.value.hint

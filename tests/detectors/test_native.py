@@ -144,6 +144,16 @@ def test_it_is_frozen_and_what_it_gives_can_train_a_head(toy: Toy) -> None:
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+def test_dino_gives_its_queries_before_the_last_norm_if_asked(tmp_path: Path) -> None:
+    toy = write_toy(tmp_path, "dino")
+    normed, raw = toy.build(), toy.build(query_tap="raw")
+    assert normed.identity != raw.identity
+    before, after = raw.detect(images()), normed.detect(images())
+    assert torch.equal(before.boxes, after.boxes)
+    with torch.no_grad():
+        torch.testing.assert_close(normed.network.norm(before.queries), after.queries)  # pyright: ignore[reportCallIssue]
+
+
 def test_an_image_with_fewer_tokens_than_queries_gives_fewer_detections(tmp_path: Path) -> None:
     features = write_toy(tmp_path, queries=40).build(top_k=500).detect(images(hw=(32, 32)))
     assert features.scores.shape == (1, (16 + 4 + 1 + 1) * 5)
