@@ -131,7 +131,8 @@ def _write_report(outcome: Outcome, source: Cached, judge: Cached, out: Path) ->
         with whole_file(out / name) as stream:
             stream.write(text.encode())
     try:
-        plot(lines, ablation.about, out / "plot.png")
+        if any(line.figures.get("AP") for line in lines):
+            plot(lines, ablation.about, out / "plot.png")
     except ModuleNotFoundError:
         print("no plot.png: matplotlib is not installed; pip install 'featcache[plot]'", file=sys.stderr)
 

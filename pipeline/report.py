@@ -90,7 +90,10 @@ def markdown(
 
 
 def plot(lines: Sequence[Line], title: str, file: Path) -> Path:
-    """AP against each known cost, a point for each head, bars of one standard deviation. Needs matplotlib."""
+    """AP against each known cost, a point for each head, bars of one standard deviation. Needs matplotlib.
+
+    At least one head must have an AP.
+    """
     from matplotlib.figure import Figure
 
     ended = [line for line in lines if line.figures.get("AP")]
@@ -100,21 +103,23 @@ def plot(lines: Sequence[Line], title: str, file: Path) -> Path:
         "step of training (ms)": [None if line.step_seconds is None else line.step_seconds * 1e3 for line in ended],
     }
     known = {label: values for label, values in costs.items() if any(value is not None for value in values)}
-    figure = Figure(figsize=(5 * max(1, len(known)), 4), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(known) + 2.4, 3.6), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left")
     for panel, (label, values) in enumerate(known.items(), start=1):
         axes = figure.add_subplot(1, len(known), panel)
         for number, (line, cost) in enumerate(zip(ended, values, strict=True)):
             if cost is None:
                 continue
-            mean, spread = mean_and_spread(line.figures["AP"])
-            axes.errorbar([cost], [mean or 0.0], yerr=[spread or 0.0], fmt="o", capsize=3, color=f"C{number % 10}")
-            axes.annotate(line.name, (cost, mean or 0.0), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        axes.margins(x=0.25, y=0.15)
+            mean, spread = statistics.fmean(line.figures["AP"]), mean_and_spread(line.figures["AP"])[1]
+            shape, color = "osD^vPX*"[number // 10 % 8], f"C{number % 10}"
+            axes.errorbar([cost], [mean], yerr=[spread or 0.0], fmt=shape, color=color, capsize=3, label=line.name)
+        axes.margins(x=0.1, y=0.1)
         axes.set_xlabel(label)
-        axes.set_ylabel("segm AP")
+        axes.set_ylabel("segm AP" if panel == 1 else "")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = figure.axes[list(known).index("parameters (10^6)")].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     figure.savefig(file, dpi=120)
     return file
 

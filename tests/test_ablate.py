@@ -430,7 +430,7 @@ def test_dry_run_shows_heads_and_passes_and_writes_nothing(toml: Path, cache: Pa
     lines = shown.stdout.splitlines()
     assert lines[0].split() == ["head", "seed", "parameters", "steps", "pass", "run"]
     assert len(lines) == 1 + 6 + 2  # the heads and the passes, one for each seed
-    assert lines[-1].startswith("pass 2: 3 heads, batches of 8, views orig, hflip, order of seed 1")
+    assert lines[-1].startswith("pass 2: 3 heads, batches of 8, views orig hflip, order of seed 1")
     assert not (tmp_path / "out").exists()
 
 

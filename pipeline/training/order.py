@@ -38,5 +38,5 @@ class Order:
         return source.stream(self.batch_size, views=self.views, indices=self.indices(source), seed=self.seed)
 
     def __str__(self) -> str:
-        held = f", every {self.holdout}th image held out" if self.holdout else ""
-        return f"batches of {self.batch_size}, views {', '.join(self.views)}{held}, order of seed {self.seed}"
+        held = f", holdout {self.holdout}" if self.holdout else ""
+        return f"batches of {self.batch_size}, views {' '.join(self.views)}{held}, order of seed {self.seed}"
