@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from featcache import CacheSpec, LevelSpec
@@ -246,11 +247,12 @@ def _macs(head: MaskHead, features: Features) -> dict[str, int]:
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """nn.MultiheadAttention as its matrix products, not as one operator that hides them."""
+    """Attention as its matrix products, not as one operator that hides them."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
 
