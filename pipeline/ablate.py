@@ -180,6 +180,8 @@ def _notes(outcome: Outcome, source: Cached, judge: Cached) -> list[str]:
 
 
 def _in_words(error: Exception) -> str:
+    if out_of_memory(error):
+        return "out of memory in the evaluation"
     if not isinstance(error, PipelineError):
         return f"unexpected {type(error).__name__}: {error}"
     return f"{error.message}; {error.hint}" if error.hint else error.message
