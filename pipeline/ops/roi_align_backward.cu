@@ -115,13 +115,11 @@ __device__ __forceinline__ void bins_of(const Axis& axis, int bins, int cell, in
     first = 0;
     last = bins - 1;
     if (!(axis.step > 0.0f)) return;
-    float low = (float)cell - 1.0f, high = (float)cell + 1.0f;
+    float low = (float)cell - 1.0f, high = (float)cell + 1.0f;  // what the border stands for is no further away
     if (TAPS == 3) {  // cells of the finer grid that are upsampled from it, and their neighbours
         low = (low + 0.5f) / axis.ratio - 1.5f;
         high = (high + 0.5f) / axis.ratio + 0.5f;
     }
-    if (cell == 0) low = -1.0f;  // the border stands for what lies beyond it
-    if (cell == axis.read - 1) high = (float)axis.cells;
     const float margin = 0.01f;  // cells, for rounding
     const float from = (low - margin - axis.start) / axis.step, to = (high + margin - axis.start) / axis.step;
     first = (int)fminf(fmaxf(floorf(from), 0.0f), (float)bins);
