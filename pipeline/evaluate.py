@@ -81,7 +81,7 @@ def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) ->
     info, view, truth = batch.infos[0], batch.views[0], batch.ground_truth[0]
     image_hw = (info.height, info.width)
     boxes_xyxy, labels = view_to_original(masks.boxes.cpu(), image_hw, view), masks.labels.cpu()
-    counts = paste(masks.mask_logits, masks.boxes, image_hw, view)
+    counts = paste(masks.mask_logits, masks.grid_boxes, image_hw, view)
     boxes = box_results(info.id, boxes_xyxy, batch.features.scores[0], labels, [c["id"] for c in categories])
     pairs = match_boxes(boxes_xyxy, labels, truth, contiguous_labels(truth, categories))
     matched = masks.boxes[[detection for detection, _ in pairs]]

@@ -101,7 +101,7 @@ def predict_image(
         masks = head.predict(features)[0]
     boxes_xyxy = view_to_original(masks.boxes.cpu(), image_hw)
     boxes = box_results(image_id, boxes_xyxy, masks.scores, masks.labels, [c["id"] for c in categories])
-    found = mask_results(boxes, masks.scores, paste(masks.mask_logits, masks.boxes, image_hw), image_hw)
+    found = mask_results(boxes, masks.scores, paste(masks.mask_logits, masks.grid_boxes, image_hw), image_hw)
     return sorted(found, key=lambda result: -result["score"])
 
 

@@ -10,9 +10,11 @@ from tiny import Tiny, write_tiny
 from featcache import Cache, CacheWriter
 from pipeline import evaluate, extract, train
 from pipeline.data.coco import load_coco, read_image
+from pipeline.data.sources import Cached
 from pipeline.data.transforms import original_to_view, view_to_original, xywh_to_xyxy
 from pipeline.detectors.registry import build_detector
 from pipeline.errors import PipelineError
+from pipeline.heads.base import Masks
 from pipeline.masks import rle
 from pipeline.masks.coco_eval import coco_figures, coco_ground_truth
 from pipeline.masks.results import box_results
@@ -60,6 +62,23 @@ def test_oracle_masks_in_perfect_boxes_are_perfect(tiny: Tiny, tmp_path: Path, v
     assert metrics["mask_iou"] > 0.97
     assert metrics["matched"] == 14
     assert metrics["images"] == 8
+
+
+def test_masks_on_a_grid_over_the_whole_image_are_pasted_there(tiny: Tiny, tmp_path: Path) -> None:
+    source = Cached(perfect_cache(tiny, tmp_path / "perfect"))
+    batch = source.batch([(0, "orig")])
+    n, info = batch.counts[0], batch.infos[0]
+    left_half = torch.full((n, 8, 8), -5.0)
+    left_half[:, :, :4] = 5.0
+    features = batch.features
+    detections = {"boxes": features.boxes[0], "scores": features.scores[0], "labels": features.labels[0]}
+    frames = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).expand(n, 4)
+    found = evaluate.image_results(batch, Masks(left_half, **detections, frames=frames), source.categories)
+    image_hw = (info.height, info.width)
+    for result in found.masks:
+        mask = rle.decode(result["segmentation"]["counts"].encode(), image_hw)
+        assert mask[:, : info.width // 2 - 1].all()
+        assert not mask[:, info.width // 2 + 1 :].any()
 
 
 def test_filled_boxes_are_good_for_squares_only(tiny: Tiny, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from featcache import Cache
 from pipeline.cli import app
 
-COMMANDS = ("extract", "train", "evaluate", "predict", "detectors", "heads")
+COMMANDS = ("extract", "train", "evaluate", "ablate", "predict", "describe", "detectors", "heads")
 
 
 @pytest.fixture
