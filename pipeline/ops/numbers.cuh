@@ -73,7 +73,7 @@ __device__ __forceinline__ void store(const float (&from)[VEC], T* to) {
         typename W::Packed packed;
 #pragma unroll
         for (int i = 0; i < W::EACH; i++) from_float(from[first + i], packed.values[i]);
-        __stcs((typename W::Whole*)(to + first), packed.whole);  // written once, never read here: maps stay in the cache
+        __stcs((typename W::Whole*)(to + first), packed.whole);  // never read here: the maps stay in the cache
     }
 }
 

@@ -46,7 +46,8 @@ struct Axis {
 };
 
 // Coordinates are rounded operation by operation as torchvision's are: a sample right on the border is inside for both.
-__device__ __forceinline__ Axis make_axis(const Arguments& a, float low, float high, float per_pixel, int cells, int read) {
+__device__ __forceinline__ Axis
+make_axis(const Arguments& a, float low, float high, float per_pixel, int cells, int read) {
     const float half = a.aligned ? 0.5f : 0.0f;
     Axis axis;
     axis.start = __fsub_rn(__fmul_rn(low, per_pixel), half);

@@ -107,21 +107,41 @@ extern "C" __global__ void roi_align_scatter(const __grid_constant__ Arguments a
 #endif
 }
 
-// ---- backward, deterministic: each cell gathers from the bins that read it, always in the same order -----------------
+// ---- backward, deterministic: each cell gathers from the bins that read it, always in the same order ---------------
 
-// The bins that may read a cell, a little too many rather than one too few: first <= bin <= last.
+// Where along an axis of the sampled grid samples lie that may read a cell, a little wider rather than too narrow.
+struct Reach {
+    float low, high;
+};
+
 template <int TAPS>
-__device__ __forceinline__ void bins_of(const Axis& axis, int bins, int cell, int& first, int& last) {
+__device__ __forceinline__ Reach reach_of(int cell, int cells, int read) {
+    Reach reach = {(float)cell - 1.0f, (float)cell + 1.0f};
+    if (TAPS == 3) {  // cells of the finer grid that are upsampled from it, and their neighbours
+        const float finer = (float)cells / (float)read;
+        reach.low = (reach.low + 0.5f) * finer - 1.5f;
+        reach.high = (reach.high + 0.5f) * finer + 0.5f;
+    }
+    reach.low -= 0.01f;  // for rounding
+    reach.high += 0.01f;
+    return reach;
+}
+
+// Whether a box has samples there: most boxes have none, and this is all that a thread computes for them.
+__device__ __forceinline__ bool reaches(const Arguments& a, int box, int axis, float per_pixel, Reach reach) {
+    const float half = a.aligned ? 0.5f : 0.0f;
+    const float start = __ldg(a.boxes + 4 * box + axis) * per_pixel - half;
+    float end = __ldg(a.boxes + 4 * box + axis + 2) * per_pixel - half;
+    if (!a.aligned) end = fmaxf(end, start + 1.0f);
+    return fmaxf(start, end) >= reach.low && fminf(start, end) <= reach.high;
+}
+
+// The bins with samples there: first <= bin <= last
+__device__ __forceinline__ void bins_of(const Axis& axis, Reach reach, int bins, int& first, int& last) {
     first = 0;
     last = bins - 1;
     if (!(axis.step > 0.0f)) return;
-    float low = (float)cell - 1.0f, high = (float)cell + 1.0f;  // what the border stands for is no further away
-    if (TAPS == 3) {  // cells of the finer grid that are upsampled from it, and their neighbours
-        low = (low + 0.5f) / axis.ratio - 1.5f;
-        high = (high + 0.5f) / axis.ratio + 0.5f;
-    }
-    const float margin = 0.01f;  // cells, for rounding
-    const float from = (low - margin - axis.start) / axis.step, to = (high + margin - axis.start) / axis.step;
+    const float from = (reach.low - axis.start) / axis.step, to = (reach.high - axis.start) / axis.step;
     first = (int)fminf(fmaxf(floorf(from), 0.0f), (float)bins);
     last = (int)fmaxf(fminf(floorf(to), (float)(bins - 1)), -1.0f);
 }
@@ -148,13 +168,16 @@ __device__ __forceinline__ void gather(const Arguments& a) {
     const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x, cell = thread / lanes;
     const int row = cell / grid[1], column = cell % grid[1], channel = thread % lanes * VEC;
     if (row >= grid[0]) return;
+    const int* sampled = grid_of(a, TAPS == 3 ? 0 : a.source, image);
+    const float per_pixel = a.sources[TAPS == 3 ? 0 : a.source].per_pixel;
+    const Reach below = reach_of<TAPS>(row, sampled[0], grid[0]), beside = reach_of<TAPS>(column, sampled[1], grid[1]);
     float sums[VEC] = {};
     for (int box = first_box[image]; box < first_box[image + 1]; box++) {
+        if (!reaches(a, box, 1, per_pixel, below) || !reaches(a, box, 0, per_pixel, beside)) continue;
         const Axis ys = axis_of<TAPS>(a, a.source, image, box, 1), xs = axis_of<TAPS>(a, a.source, image, box, 0);
         int top, bottom, left, right;
-        bins_of<TAPS>(ys, a.size, row, top, bottom);
-        if (top > bottom) continue;
-        bins_of<TAPS>(xs, a.size, column, left, right);
+        bins_of(ys, below, a.size, top, bottom);
+        bins_of(xs, beside, a.size, left, right);
         for (int y = top; y <= bottom; y++) {
             const float weight = weight_of<TAPS>(ys, y, row);
             if (weight == 0.0f) continue;
@@ -167,8 +190,8 @@ __device__ __forceinline__ void gather(const Arguments& a) {
             }
         }
     }
-    float* to = source.grad + image * source.image_step + row * row_step_of(source, grid[1]) + column * source.cell_step;
-    store(sums, to + channel);
+    float* to = source.grad + image * source.image_step + channel;
+    store(sums, to + row * row_step_of(source, grid[1]) + column * source.cell_step);
 }
 
 extern "C" __global__ void roi_align_gather(const __grid_constant__ Arguments a) {
