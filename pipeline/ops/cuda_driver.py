@@ -40,7 +40,7 @@ def launch(
     index = torch.cuda.current_device() if device.index is None else device.index
     with torch.cuda.device(index):
         _make_current(index)
-        function = _function(program, kernel, index)
+        function = loaded(program, kernel, index)
         stream = torch.cuda.current_stream(index).cuda_stream
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
         (status,) = driver.cuLaunchKernel(
@@ -50,7 +50,7 @@ def launch(
 
 
 @functools.cache
-def _function(program: Program, kernel: str, index: int) -> Any:
+def loaded(program: Program, kernel: str, index: int) -> Any:
     """The kernel in a module of the device's primary context, which torch uses too and which lives as long as it."""
     driver = nvrtc.bindings("driver")
     arch = nvrtc.target(torch.cuda.get_device_capability(index))
@@ -70,14 +70,15 @@ def _make_current(index: int) -> None:
     driver = nvrtc.bindings("driver")
     status, current = driver.cuCtxGetCurrent()
     _check(status, "cuCtxGetCurrent")
-    primary = _primary_context(index)
+    primary = primary_context(index)
     if int(current) != int(primary):
         (status,) = driver.cuCtxSetCurrent(primary)
         _check(status, "cuCtxSetCurrent")
 
 
 @functools.cache
-def _primary_context(index: int) -> Any:
+def primary_context(index: int) -> Any:
+    """The context of a device that torch works in."""
     driver = nvrtc.bindings("driver")
     torch.cuda.init()
     # torch counts the devices that CUDA_VISIBLE_DEVICES leaves, and so does the driver

@@ -35,6 +35,7 @@ struct Arguments {
     int run;  // bins of a thread
     int source;  // the level that roi_align_gather writes
 };
+static_assert(sizeof(Source) == 56 && sizeof(Arguments) == 280, "as _Source and _Arguments of roi_align_cuda.py");
 
 // ---- one axis of one box -------------------------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ def pool(
     boxes: Tensor,
     geometry: Geometry,
     *,
-    tuning: Tuning = TUNING,
+    tuning: Tuning | None = None,
     launch: Launch = cuda_driver.launch,
 ) -> Tensor:
     """Features of each box on the sum of the levels, channels last. "m r r c"
@@ -89,6 +89,7 @@ def pool(
     cells: per level "b h w c" (`Level.cells`). scales, offsets: per level "b c", empty for float levels.
     boxes: "m 4", xyxy in input pixels, those of image 0 first.
     """
+    tuning = tuning or TUNING
     dtype, channels = common_dtype([level.dtype for level in cells]), cells[0].shape[3]
     cells = [level if level.stride(3) == 1 or channels == 1 else level.contiguous() for level in cells]
     out = boxes.new_empty((geometry.boxes, geometry.size, geometry.size, channels), dtype=dtype)
@@ -119,13 +120,14 @@ def unpool(
     levels: Sequence[int],
     *,
     deterministic: bool,
-    tuning: Tuning = TUNING,
+    tuning: Tuning | None = None,
     launch: Launch = cuda_driver.launch,
 ) -> list[Tensor]:
     """Gradient of `pool` for those levels, float32 of shape "b h w c" each, from that of its result "m r r c".
 
     shapes: of all levels. deterministic: the same bits every time, by a slower kernel.
     """
+    tuning = tuning or TUNING
     channels = grad.shape[3]
     grad = grad.contiguous()
     # a gathering thread writes each cell of an image, so that only the padding must be zero before

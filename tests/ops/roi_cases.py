@@ -25,6 +25,19 @@ class Case:
         """The same boxes on other maps of the same shape."""
         return replace(self, levels=[replace(old, values=new) for old, new in zip(self.levels, values, strict=True)])
 
+    def to(self, device: torch.device) -> "Case":
+        """The same on another device."""
+        levels = [
+            replace(
+                level,
+                values=level.values.to(device),
+                scale=None if level.scale is None else level.scale.to(device),
+                offset=None if level.offset is None else level.offset.to(device),
+            )
+            for level in self.levels
+        ]
+        return replace(self, levels=levels, boxes=[rows.to(device) for rows in self.boxes])
+
 
 @st.composite
 def boxes_of(draw: st.DrawFn, *, inside_out: bool) -> Tensor:
