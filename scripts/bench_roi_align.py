@@ -134,7 +134,7 @@ def _rows(options: argparse.Namespace, device: torch.device, count: int) -> list
         Row("torchvision, C1 alone", pool("torchvision"), maps[:1], first, single),
     ]
     rows += [Row(f"{name}, C1 alone", run, maps[:1], first, single) for name, run in _others(boxes, options)]
-    if device.type != "cuda":
+    if not _has_kernels(device):
         rows.append(Row("reference, two maps", pool("reference"), channels_last, both, summed))
         return rows
     stored = [_stored(one, stride) for one, stride in zip(channels_last, STRIDES, strict=True)]
@@ -287,6 +287,10 @@ def _copy_bandwidth(device: torch.device) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _has_kernels(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def _machine(device: torch.device) -> str:
