@@ -31,7 +31,7 @@ def pool(levels: Sequence[Level], boxes: Tensor, geometry: Geometry) -> Tensor:
             )
             for part, rows in enumerate(boxes.split(list(counts)))
         ]
-    return torch.cat(pooled).to(dtype)
+    return (pooled[0] if together else torch.cat(pooled)).to(dtype)  # cat would copy
 
 
 def _pool(maps: list[Tensor], boxes: Tensor, counts: tuple[int, ...], geometry: Geometry) -> Tensor:
