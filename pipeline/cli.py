@@ -209,7 +209,8 @@ def ablate(
         planned = plan(ablation, Cached(cache, device), out, steps=steps, seeds=numbers, settings=given)
         table, lines = overview(planned[1])
         print_table(table)
-        print("\n".join(lines))
+        for line in lines:
+            print(line)
         return
     outcome = stage.main(
         ablation=ablation, cache=cache, out=out, val_cache=val_cache, steps=steps, seeds=numbers, settings=given,
