@@ -126,6 +126,7 @@ def _write_report(outcome: Outcome, source: Cached, judge: Cached, out: Path) ->
     lines = [_line(row, outcome, inputs) for row in ablation.rows]
     boxes = next((metrics["bbox"] for metrics in outcome.metrics.values()), None)
     outcome.table = markdown(lines, ablation.columns, boxes, _notes(outcome, source, judge))
+    out.mkdir(parents=True, exist_ok=True)  # no head may have come so far
     texts = {"table.csv": csv_text(lines, ablation.columns), "table.md": f"# {ablation.about}\n\n{outcome.table}"}
     for name, text in texts.items():
         with whole_file(out / name) as stream:
@@ -165,17 +166,21 @@ def _notes(outcome: Outcome, source: Cached, judge: Cached) -> list[str]:
     memory = "the allocator's peak" if device.type == "cuda" else "without the passing buffers of single operations"
     images = sorted({metrics["images"] for metrics in outcome.metrics.values()})
     where = f"{' or '.join(map(str, images)) or 'no'} images of {judge.cache.path}"
-    holdouts = {member.order.holdout for member in outcome.members}
-    seen = judge is source and 0 in holdouts
+    learners = [member for member in outcome.members if member.learns]
+    seen = judge is source and any(not member.order.holdout for member in learners)
     name = spec.source.get("name", "?")
     published = {row.detector for row in outcome.ablation.rows if row.paper}
     return [
         f"features of {name}, cache {source.cache.path} ({spec.fingerprint}); evaluated on {where}"
-        + (", held out from the training" if judge is source and not seen else ""),
+        + (", held out from the training" if judge is source and learners and not seen else ""),
         *(["**the heads learnt from these very images**: give --val-cache or holdout=5"] if seen else []),
         "± is the standard deviation over seeds; a step's time and memory are those of the head alone, the batch "
         f"being there already, on {device} (memory: {memory})",
-        *([f"the paper's figures are of {', '.join(sorted(published))} on COCO: compare rows"] if published else []),
+        *(
+            [f"in brackets the paper's figures, of {', '.join(sorted(published))} on COCO: compare rows"]
+            if published
+            else []
+        ),
     ]
 
 

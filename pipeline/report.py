@@ -61,26 +61,32 @@ def csv_text(lines: Sequence[Line], paper: Sequence[str]) -> str:
 def markdown(
     lines: Sequence[Line], paper: Sequence[str], boxes: Mapping[str, float | None] | None, notes: Sequence[str]
 ) -> str:
-    """The same for people. boxes: the frozen detector's bbox figures, the first row. notes: a list under the table."""
+    """The same for people, the paper's figures in brackets beside ours, in columns of their own where we have none.
+
+    boxes: the frozen detector's bbox figures, the first row. notes: a list under the table.
+    """
     macs = any(line.macs is not None for line in lines)
     costs = ["params (M)", *(["multiply-adds (G)"] if macs else []), "step (ms)", "memory (MB)"]
-    heads = ["head", *SHOWN, *costs, "seeds", *(f"paper: {cell}" for cell in paper)]
+    beside = {*SHOWN, "params", *(["gflops"] if macs else [])}
+    others = [cell for cell in paper if cell not in beside]
+    heads = ["head", *SHOWN, *costs, "seeds", *(f"paper: {cell}" for cell in others)]
     rows: list[list[str]] = []
     if boxes is not None:
         cells = [_figure([v]) if (v := boxes.get(name)) is not None else "-" for name in SHOWN]
         rows.append(["*boxes of the frozen detector (bbox)*", *cells, *[""] * (len(heads) - 1 - len(SHOWN))])
     for line in lines:
         failed = bool(line.problems) and not line.seeds
+        figures = {name: "failed" if failed else _figure(line.figures.get(name, ())) for name in SHOWN}
         rows.append(
             [
                 line.name,
-                *("failed" if failed else _figure(line.figures.get(name, ())) for name in SHOWN),
-                f"{line.parameters / 1e6:.2f}",
-                *([_cell(line.macs, 1e-9, 2)] if macs else []),
+                *(figures[name] + _published(line, name, 1) for name in SHOWN),
+                f"{line.parameters / 1e6:.2f}" + _published(line, "params", 2),
+                *([_cell(line.macs, 1e-9, 2) + _published(line, "gflops", 2)] if macs else []),
                 _cell(line.step_seconds, 1e3, 1),
                 _cell(line.step_bytes, 1e-6, 1),
                 str(len(line.seeds)),
-                *(f"{line.paper[cell]:g}" if cell in line.paper else "" for cell in paper),
+                *(f"{line.paper[cell]:g}" if cell in line.paper else "" for cell in others),
             ]
         )
     failures = [f"**{line.name}** failed: {problem}" for line in lines for problem in line.problems]
@@ -136,6 +142,10 @@ def _figure(values: Sequence[float]) -> str:
     if mean is None:
         return "-"
     return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
+
+
+def _published(line: Line, cell: str, digits: int) -> str:
+    return f" ({line.paper[cell]:.{digits}f})" if cell in line.paper else ""
 
 
 def _cell(value: float | None, scale: float, digits: int) -> str:

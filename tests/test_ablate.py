@@ -349,7 +349,8 @@ def test_the_table_has_means_spreads_costs_and_the_papers_cells(toml: Path, cach
     table = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert {len(line) for line in table} == {len(table[0])}
     assert "±" in table[2][1]
-    assert "the paper's figures are of hdetr-r50" in text
+    assert "in brackets the paper's figures, of hdetr-r50" in text
+    assert "(44.0)" in table[2][1]
     assert "learnt from these very images" not in text
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
 
@@ -378,6 +379,8 @@ def test_a_head_that_does_not_fit_the_features_fails_alone(cache: Path, tmp_path
     assert folder.name == "layer-2"
     assert "extra_encoder_layers = [2]" in problem
     assert "| layer 2 | failed |" in outcome.table
+    none = run(write(tmp_path, TABLE[: TABLE.index("[[rows]]")] + row), cache, tmp_path / "none", steps="1")
+    assert (tmp_path / "none" / "table.md").read_text().endswith(none.table)
 
 
 def test_rows_of_other_detectors_need_caches_of_their_own(cache: Path, tmp_path: Path) -> None:

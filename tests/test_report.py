@@ -16,7 +16,7 @@ LINES = [
         figures={"AP": [24.0, 26.0], "AP50": [40.0, 40.0]},
         step_seconds=0.1234,
         step_bytes=5_000_000,
-        paper={"AP": 45.7, "params": 3.26},
+        paper={"AP": 45.7, "params": 3.26, "fps": 9},
     ),
     Line(name="never", parameters=1, problems=("seed 0: out of memory at step 3",)),
     Line(name="half", parameters=2, seeds=(1,), figures={"AP": [20.0]}, problems=("seed 0: the loss is not finite",)),
@@ -28,16 +28,17 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_table_for_people() -> None:
-    lines = markdown(LINES, ["AP", "params"], {"AP": 34.1}, ["a note"]).splitlines()
+    lines = markdown(LINES, ["AP", "params", "fps"], {"AP": 34.1}, ["a note"]).splitlines()
     head, rule, boxes, first, never, half = (cells(line) for line in lines[:6])
     assert {len(row) for row in (head, rule, boxes, first, never, half)} == {len(head)}
     row = dict(zip(head, first, strict=True))
     assert row["head"] == "a / b"
-    assert (row["AP"], row["AP50"], row["APs"]) == (f"25.0 ± {math.sqrt(2):.1f}", "40.0 ± 0.0", "-")
+    assert (row["AP"], row["AP50"], row["APs"]) == (f"25.0 ± {math.sqrt(2):.1f} (45.7)", "40.0 ± 0.0", "-")
     assert (row["params (M)"], row["multiply-adds (G)"], row["step (ms)"], row["memory (MB)"]) == (
-        "3.26", "82.09", "123.4", "5.0",
+        "3.26 (3.26)", "82.09", "123.4", "5.0",
     )  # fmt: skip
-    assert (row["seeds"], row["paper: AP"], row["paper: params"]) == ("2", "45.7", "3.26")
+    assert (row["seeds"], row["paper: fps"]) == ("2", "9")
+    assert head[-2:] == ["seeds", "paper: fps"]
     assert boxes[1:3] == ["34.1", "-"]
     assert never[1:7] == ["failed"] * 6
     assert half[1] == "20.0"
