@@ -18,7 +18,7 @@ OUT ?= out
 DEVICE ?= cpu
 LIMIT ?=
 SET ?=
-TABLE ?=
+TABLE ?= table05
 
 # Nothing named: the embedded detector, on pictures that the project draws itself.
 SHAPES := shapes
@@ -31,7 +31,7 @@ endif
 WEIGHTS_FILE := $(if $(WEIGHTS),--weights '$(WEIGHTS)')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo extract train evaluate predict bench test check lint types format clean
+.PHONY: help install demo extract train evaluate predict ablate bench test check lint types format clean
 
 help:  ## this list
 	@echo "featcache: a frozen DETR detector becomes an instance segmenter, from a cache of its features"
@@ -46,6 +46,7 @@ help:  ## this list
 	@echo "    make extract DETECTOR=.. WEIGHTS=.. IMAGES=.. ANNOTATIONS=.. CACHE=caches/train [VIEWS=orig,hflip] [CODEC=uint8] [LIMIT=n]"
 	@echo "    make train CACHE=caches/train RUN=runs/unet [HEAD=unet] [SET='steps=500 lr=1e-3']"
 	@echo "    make evaluate CACHE=caches/val RUN=runs/unet"
+	@echo "    make ablate TABLE=table05 CACHE=caches/train [VAL_CACHE=caches/val] [SET='--steps 5% hidden=64']"
 	@echo "    make predict DETECTOR=.. WEIGHTS=.. RUN=runs/unet IMAGES=folder OUT=out"
 	@echo "  DEVICE=cuda runs on the GPU.  PYTHON=python3.12 chooses the interpreter of a new $(VENV)."
 
@@ -79,6 +80,10 @@ predict: $(READY)  ## masks for a folder of images: overlays and COCO JSON
 	$(BIN)/python -m pipeline predict --detector '$(or $(DETECTOR),shapes-tiny)' $(WEIGHTS_FILE) --run '$(RUN)' \
 	  --images '$(or $(IMAGES),$(SHAPES)/val/images)' --out '$(OUT)' --device $(DEVICE)
 
+ablate: $(READY)  ## many heads, one pass over the cache: a table and a plot in ablations/
+	$(BIN)/python -m pipeline ablate '$(TABLE)' --cache '$(CACHE)' $(if $(VAL_CACHE),--val-cache '$(VAL_CACHE)') \
+	  --out 'ablations/$(basename $(notdir $(TABLE)))' --device $(DEVICE) $(SET)
+
 bench: $(READY)  ## the cache beside other formats, on one core (installs the extra `bench`)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python scripts/bench_cache.py
@@ -100,4 +105,4 @@ format: $(READY)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what demo, extract and train made here
-	rm -rf demo shapes caches runs out
+	rm -rf demo shapes caches runs ablations out
