@@ -71,7 +71,7 @@ extract: $(READY) $(DRAWN)  ## stage 1: images -> frozen detector -> cache
 	  --device $(DEVICE) $(if $(LIMIT),--limit $(LIMIT))
 
 train: $(READY)  ## stage 2: cache -> mask head
-	$(BIN)/python -m pipeline train --cache '$(CACHE)' --head '$(HEAD)' --run '$(RUN)' --device $(DEVICE) $(SET)
+	$(BIN)/python -m pipeline train --cache '$(CACHE)' --head '$(HEAD)' --run '$(RUN)' $(if $(VAL_CACHE),--val-cache '$(VAL_CACHE)') --device $(DEVICE) $(SET)
 
 evaluate: $(READY)  ## COCO AP of a trained head, from the cache alone
 	$(BIN)/python -m pipeline evaluate --cache '$(CACHE)' --run '$(RUN)' --device $(DEVICE)

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Networks of a few thousand weights gain nothing from threads, and lose much where other work shares the processor.
+# Before torch is imported, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
