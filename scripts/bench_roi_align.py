@@ -33,7 +33,7 @@ from pipeline.ops.roi_align import roi_align
 
 STRIDES = (4, 8)
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}  # of values up to about 5
-CALLS = 10  # in one timing
+CALLS = {"cuda": 10, "cpu": 2}  # in one timing
 
 
 @dataclass
@@ -135,7 +135,9 @@ def _rows(options: argparse.Namespace, device: torch.device, count: int) -> list
     ]
     rows += [Row(f"{name}, C1 alone", run, maps[:1], first, single) for name, run in _others(boxes, options)]
     if not _has_kernels(device):
-        rows.append(Row("reference, two maps", pool("reference"), channels_last, both, summed))
+        rows.append(Row("ours on the CPU, C1 alone", pool("cpu"), channels_last[:1], first, single))
+        rows.append(Row("ours on the CPU, two maps", pool("cpu"), channels_last, both, summed))
+        rows.append(Row("ours on the CPU, direct", pool("cpu", upsample="direct"), channels_last, both, direct))
         return rows
     stored = [_stored(one, stride) for one, stride in zip(channels_last, STRIDES, strict=True)]
     meant = [level.values * level.scale[:, :, None, None] + level.offset[:, :, None, None] for level in stored]  # pyright: ignore
@@ -236,23 +238,24 @@ def _time(row: Row, backward: bool, device: torch.device) -> float:
         if backward:
             torch.autograd.grad(found, maps, found.detach())
 
+    calls = CALLS[device.type]
     with _determinism(row), torch.set_grad_enabled(backward):
         call()
         _wait(device)
         if device.type != "cuda":
             started = time.perf_counter()
-            for _ in range(CALLS):
+            for _ in range(calls):
                 call()
-            return (time.perf_counter() - started) / CALLS * 1e3
+            return (time.perf_counter() - started) / calls * 1e3
         head_start = torch.ones(8192, 8192, device=device)
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.mm(head_start, head_start)  # busy while Python queues the calls: kernels are timed, not Python
         begin.record()
-        for _ in range(CALLS):
+        for _ in range(calls):
             call()
         end.record()
         _wait(device)
-        return begin.elapsed_time(end) / CALLS
+        return begin.elapsed_time(end) / calls
 
 
 class _determinism:  # noqa: N801  a context manager

@@ -1,8 +1,8 @@
 """RoIAlign over one or several feature maps: maps and boxes in, one r x r grid of features per box out.
 
-One function whatever runs it: our CUDA kernel, torchvision, or a reference in plain PyTorch. All have the semantics of
-`torchvision.ops.roi_align`. Boxes stay float32 whatever the maps are: half-precision boxes cost more accuracy than
-8-bit features.
+One function whatever runs it: our CUDA kernel, our products of small matrices on the CPU, torchvision, or a reference
+in plain PyTorch. All have the semantics of `torchvision.ops.roi_align`. Boxes stay float32 whatever the maps are:
+half-precision boxes cost more accuracy than 8-bit features.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from .roi_geometry import Geometry
 
 SAMPLING_RATIO = 2
 Upsample = Literal["bilinear", "direct"]
-Backend = Literal["auto", "cuda", "torchvision", "reference"]
+Backend = Literal["auto", "cuda", "cpu", "torchvision", "reference"]
 
 
 def roi_align(
@@ -43,7 +43,8 @@ def roi_align(
     sampling_ratio: samples per bin and axis; 0 chooses ceil(box side / r) as torchvision does.
     upsample: "bilinear": coarser maps are upsampled (`align_corners=False`) to the grid of the first and sampled there;
         "direct": each map is sampled on its own grid, which is another function, and cheaper.
-    backend: "auto" is our CUDA kernel for tensors on a GPU and torchvision elsewhere.
+    backend: "auto" is "cuda" (our kernel) for tensors on a GPU that it can read, and torchvision for the rest. "cpu" is
+        ours too, for tensors of the CPU.
     Returns "m c r r", boxes of image 0 first, m the number of all boxes, in the dtype of the first float map (float32
     where all are uint8). Its memory order is the backend's: channels-last from our kernel.
     Raises PipelineError where the arguments contradict each other or the backend cannot run here.
@@ -71,12 +72,13 @@ def roi_align(
             return roi_align_torchvision.pool(pyramid, corners, geometry)
         case "reference":
             return roi_align_reference.pool(*operands(pyramid), corners, geometry).permute(0, 3, 1, 2)
-        case "cuda":
-            if reason := _no_kernel(pyramid):
-                raise PipelineError(f"RoIAlign's CUDA kernel cannot run: {reason}", "backend='auto' takes what can")
+        case "cuda" | "cpu":
+            reason = _no_kernel(pyramid) if backend == "cuda" else _elsewhere(pyramid, "cpu")
+            if reason:
+                raise PipelineError(f"RoIAlign by '{backend}' cannot run: {reason}", "backend='auto' takes what can")
             return roi_align_op(*operands(pyramid), corners, geometry).permute(0, 3, 1, 2)
         case _:
-            raise PipelineError(f"unknown backend '{backend}'", "auto, cuda, torchvision or reference")
+            raise PipelineError(f"unknown backend '{backend}'", "auto, cuda, cpu, torchvision or reference")
 
 
 def operands(levels: Sequence[Level]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -89,15 +91,19 @@ def operands(levels: Sequence[Level]) -> tuple[list[Tensor], list[Tensor], list[
 
 def _no_kernel(levels: Sequence[Level]) -> str:
     """Why our CUDA kernel cannot read these levels here, one clause; empty where it can."""
-    devices = {level.values.device.type for level in levels}
-    if devices != {"cuda"}:
-        return cuda_driver.missing() or f"the maps are on {', '.join(sorted(devices))}"
+    if elsewhere := _elsewhere(levels, "cuda"):
+        return cuda_driver.missing() or elsewhere
     for level in levels:
         if level.values.dtype not in TYPE_NAMES:
             return f"it does not read {level.values.dtype}"
     if len(levels) > MAX_SOURCES:
         return f"it reads at most {MAX_SOURCES} maps, these are {len(levels)}"
     return cuda_driver.missing()
+
+
+def _elsewhere(levels: Sequence[Level], device: str) -> str:
+    devices = {level.values.device.type for level in levels}
+    return "" if devices == {device} else f"the maps are on {', '.join(sorted(devices))}"
 
 
 def _check(levels: Sequence[Level], boxes: Sequence[Tensor], *, composite: bool) -> None:

@@ -1,8 +1,7 @@
 """`torch.ops.featcache.roi_align`: the operator that torch.compile, autograd and autocast see, and who runs it where.
 
-On CUDA our kernels, on the CPU the reference (the function `roi_align` takes torchvision there and does not come here).
-Autocast leaves it alone: it reads any mix of formats and sums in float32. Its gradient is an operator too, and its own
-gradient is RoIAlign again.
+On CUDA our kernels, on the CPU products of small matrices. Autocast leaves it alone: it reads any mix of formats and
+sums in float32. Its gradient is an operator too, and its own gradient is RoIAlign again.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import roi_align_cuda, roi_align_reference
+from . import roi_align_cpu, roi_align_cuda
 from .level import common_dtype
 from .roi_geometry import Geometry, grids_of
 
@@ -84,7 +83,7 @@ def _shapes(flat: Sequence[int]) -> list[tuple[int, ...]]:
 
 def _backward_cpu(grad: Tensor, boxes: Tensor, *rest: Any) -> list[Tensor]:
     *geometry, shapes, levels, _ = rest
-    return roi_align_reference.unpool(grad, boxes, _geometry(*geometry), _shapes(shapes), levels)
+    return roi_align_cpu.unpool(grad, boxes, _geometry(*geometry), _shapes(shapes), levels)
 
 
 def _backward_cuda(grad: Tensor, boxes: Tensor, *rest: Any) -> list[Tensor]:
@@ -94,7 +93,7 @@ def _backward_cuda(grad: Tensor, boxes: Tensor, *rest: Any) -> list[Tensor]:
     )
 
 
-_LIBRARY.impl("roi_align", _forward_on(roi_align_reference), "CPU")
+_LIBRARY.impl("roi_align", _forward_on(roi_align_cpu), "CPU")
 _LIBRARY.impl("roi_align", _forward_on(roi_align_cuda), "CUDA")
 _LIBRARY.impl("roi_align_backward", _backward_cpu, "CPU")
 _LIBRARY.impl("roi_align_backward", _backward_cuda, "CUDA")

@@ -20,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _without_autocast(run: Callable[P, R]) -> Callable[P, R]:
+def without_autocast(run: Callable[P, R]) -> Callable[P, R]:
     """Sums stay in the format that `run` chooses."""
 
     @functools.wraps(run)
@@ -31,7 +31,7 @@ def _without_autocast(run: Callable[P, R]) -> Callable[P, R]:
     return plain
 
 
-@_without_autocast
+@without_autocast
 def pool(cells: list[Tensor], scales: list[Tensor], offsets: list[Tensor], boxes: Tensor, geometry: Geometry) -> Tensor:
     """Features of each box on the sum of the levels. "m r r c"
 
@@ -51,7 +51,7 @@ def pool(cells: list[Tensor], scales: list[Tensor], offsets: list[Tensor], boxes
     return torch.cat([*pooled, boxes.new_zeros((0, r, r, cells[0].shape[-1]), dtype=exact)]).to(dtype)
 
 
-@_without_autocast
+@without_autocast
 def unpool(
     grad: Tensor, boxes: Tensor, geometry: Geometry, shapes: list[tuple[int, ...]], levels: list[int]
 ) -> list[Tensor]:

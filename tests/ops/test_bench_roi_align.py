@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from cuda_on_cpu import launcher
 from torch import Tensor
 
-from pipeline.ops import roi_align, roi_align_cuda, roi_align_reference
+from pipeline.ops import roi_align, roi_align_cpu, roi_align_cuda, roi_align_reference
 from scripts import bench_roi_align
 
 SMALL = ["--input-hw", "64", "96", "--channels", "16", "--boxes", "3", "--rounds", "1", "--size", "4"]
@@ -19,7 +18,7 @@ SMALL = ["--input-hw", "64", "96", "--channels", "16", "--boxes", "3", "--rounds
 def table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[list[str], str]:
     """First cells of the rows, and what was said on stderr."""
     monkeypatch.setattr(sys, "argv", ["bench_roi_align.py", *SMALL, *more])
-    monkeypatch.setattr(bench_roi_align, "CALLS", 1)
+    monkeypatch.setitem(bench_roi_align.CALLS, "cpu", 1)
     with pytest.raises(SystemExit) as caught:
         bench_roi_align.main()
     out, err = capsys.readouterr()
@@ -31,7 +30,7 @@ def test_runs_on_the_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     rows, errors = table(capsys, monkeypatch)
     assert errors == ""
     assert rows[0] == "upsample + add + torchvision"
-    assert "reference, two maps" in rows
+    assert "ours on the CPU, two maps" in rows
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -45,10 +44,9 @@ def test_every_row_of_a_gpu_is_right(
         scripted.append(deterministic)
         return roi_align_cuda.unpool(grad, boxes, *rest, deterministic=deterministic, launch=launch)
 
-    # the operator's CPU side becomes the kernels, the reference stays what it is
-    monkeypatch.setattr(roi_align, "roi_align_reference", SimpleNamespace(pool=roi_align_reference.pool))
-    monkeypatch.setattr(roi_align_reference, "pool", lambda *arguments: roi_align_cuda.pool(*arguments, launch=launch))
-    monkeypatch.setattr(roi_align_reference, "unpool", unpool)
+    # the operator's CPU side becomes the kernels
+    monkeypatch.setattr(roi_align_cpu, "pool", lambda *arguments: roi_align_cuda.pool(*arguments, launch=launch))
+    monkeypatch.setattr(roi_align_cpu, "unpool", unpool)
     monkeypatch.setattr(roi_align, "_no_kernel", lambda levels: "")
     monkeypatch.setattr(bench_roi_align, "_has_kernels", lambda device: True)
     rows, errors = table(capsys, monkeypatch, "--dtype", dtype)

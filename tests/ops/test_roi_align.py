@@ -51,7 +51,7 @@ def test_several_levels_are_their_upsampled_sum() -> None:
     fine, coarse = torch.randn(1, 4, 25, 33), torch.randn(1, 4, 13, 17)
     summed = fine + F.interpolate(coarse, size=(25, 33), mode="bilinear", align_corners=False)
     found = roi_align([(fine, 4), (coarse, 8)], [BOXES], 8)
-    assert torch.equal(found, roi_align([(summed, 4)], [BOXES], 8))
+    assert torch.allclose(found, roi_align([(summed, 4)], [BOXES], 8), atol=1e-5)
 
 
 def test_images_of_a_batch_stay_apart_and_may_have_no_boxes() -> None:
@@ -81,3 +81,33 @@ def test_gradient_reaches_every_level() -> None:
     # a box over the whole image averages it: every unit of output comes from weights that sum to one
     assert fine.grad.sum().item() == pytest.approx(2 * 16, rel=1e-4)
     assert coarse.grad.sum().item() == pytest.approx(2 * 16, rel=1e-4)
+
+
+def test_other_boxes_and_threads_change_no_bit() -> None:
+    maps = [(torch.randn(1, 8, 60, 70), 4), (torch.randn(1, 8, 30, 35), 8)]
+    boxes = torch.cat([BOXES, torch.tensor([[0.0, 0.0, 280.0, 240.0]])])
+    together = roi_align(maps, [boxes], 8, backend="cpu")
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            alone = torch.cat([roi_align(maps, [box[None]], 8, backend="cpu") for box in boxes])
+            assert torch.equal(alone, together)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_enormous_boxes_pick_what_they_sample() -> None:
+    maps = torch.randn(1, 4, 60, 70)
+    box = torch.tensor([[0.0, 0.0, 280.0, 240.0]])
+    for size in (2, 3):
+        one, other = maps.clone().requires_grad_(), maps.clone().requires_grad_()
+        found = roi_align([(one, 4)], [box], size, backend="cpu")
+        expected = roi_align([(other, 4)], [box], size, backend="torchvision")
+        assert torch.allclose(found, expected, atol=1e-5)
+        found.square().sum().backward()
+        expected.square().sum().backward()
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.allclose(one.grad, other.grad, atol=1e-5)

@@ -115,7 +115,7 @@ def test_autocast_changes_no_format() -> None:
 
 def test_cuda_without_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_driver, "missing", lambda: "torch sees no GPU")
-    with pytest.raises(PipelineError, match="cannot run: torch sees no GPU") as caught:
+    with pytest.raises(PipelineError, match="'cuda' cannot run: torch sees no GPU") as caught:
         roi_align([(torch.zeros(1, 2, 4, 4), 4)], [BOXES], 3, backend="cuda")
     assert "auto" in caught.value.hint
 
