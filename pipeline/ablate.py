@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .ablation_table import SHOWN, Line, csv_text, markdown, plot
 from .data.sources import Cached
 from .describe import Inputs, describe
 from .errors import PipelineError
 from .evaluation import evaluate_together
 from .files import whole_file
 from .heads.registry import build_head
-from .report import SHOWN, Line, csv_text, markdown, plot
 from .training.ablation import Ablation, Row
 from .training.checkpoint import HEAD, check_features, claim_run, save_tensors
 from .training.plan import Member, groups, plan

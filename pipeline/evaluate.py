@@ -1,12 +1,13 @@
 """A cache and a run -> COCO AP. Nothing else is opened: no image, no annotation file, no detector."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pycocotools.coco import COCO
 
 from featcache.progress import Progress
 
@@ -42,9 +43,7 @@ def main(
     source = Cached(cache, device)
     categories, view = source.categories, source.cache.views[0]
     predict = _reference(reference, categories) if reference else _head(run, source, holdout, device)
-    indices = _extracted(source, view)
-    if holdout:
-        indices = [index for index in indices if index % holdout == 0]
+    indices = images_to_evaluate(source, holdout)
     found: list[ImageResults] = []
     with Progress(len(indices), "images") as progress:
         for index in indices:
@@ -92,28 +91,33 @@ def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) ->
 
 
 def _metrics(source: Cached, indices: list[int], found: list[ImageResults]) -> dict[str, Any]:
-    truth = coco_ground_truth(
-        [source.cache.images[index] for index in indices],
-        [source.cache.ground_truth(index) for index in indices],
-        source.categories,
-    )
-    ious = [iou for image in found for iou in image.ious]
-    return {
-        "segm": coco_figures(truth, [result for image in found for result in image.masks], "segm"),
-        "bbox": coco_figures(truth, [result for image in found for result in image.boxes], "bbox"),
-        "mask_iou": round(float(np.mean(ious)), 4) if ious else None,
-        "matched": len(ious),
-        "images": len(indices),
-    }
+    truth = truth_of(source, indices)
+    segm = coco_figures(truth, [result for image in found for result in image.masks], "segm")
+    bbox = coco_figures(truth, [result for image in found for result in image.boxes], "bbox")
+    return as_metrics(segm, bbox, [iou for image in found for iou in image.ious], len(indices))
 
 
-def _extracted(source: Cached, view: str) -> list[int]:
-    """Positions of the images that are extracted; those that are not are counted on stderr."""
-    indices = source.finished([view])
+def truth_of(source: Cached, indices: Sequence[int]) -> COCO:
+    """The ground truth of these images, for `coco_figures`."""
+    images = [source.cache.images[index] for index in indices]
+    return coco_ground_truth(images, [source.cache.ground_truth(index) for index in indices], source.categories)
+
+
+def as_metrics(
+    segm: Mapping[str, float | None], bbox: Mapping[str, float | None], ious: Sequence[float], images: int
+) -> dict[str, Any]:
+    """The content of metrics.json; ious: of all matched detections."""
+    mean = round(float(np.mean(ious)), 4) if ious else None
+    return {"segm": segm, "bbox": bbox, "mask_iou": mean, "matched": len(ious), "images": images}
+
+
+def images_to_evaluate(source: Cached, holdout: int) -> list[int]:
+    """Positions of the images that are extracted, of those held out; what is missing is counted on stderr."""
+    indices = source.finished(source.cache.views[:1])
     if len(indices) < len(source):
         missing = f"{len(source) - len(indices)} of {len(source)} images of {source.cache.path} are not extracted"
         print(f"warning: {missing} and are left out of the evaluation", file=sys.stderr)
-    return indices
+    return [index for index in indices if not holdout or index % holdout == 0]
 
 
 def _head(run: Path, source: Cached, holdout: int, device: str) -> Predict:

@@ -5,21 +5,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from featcache.progress import Progress
 
 from .data.sources import Cached
-from .evaluate import ImageResults, image_results
+from .evaluate import ImageResults, as_metrics, image_results, images_to_evaluate, truth_of
 from .files import write_json
 from .heads.base import MaskHead
-from .masks.coco_eval import coco_figures, coco_ground_truth
+from .masks.coco_eval import coco_figures
 from .masks.results import Result
 from .training.checkpoint import check_features, load_head
 
 EVALUATED = "evaluated.json"
 """On what the metrics of a run were taken, and the metrics."""
+
+Figures = Mapping[str, float | None]
+"""COCO's twelve figures by name."""
 
 Drop = Callable[[Path, Exception], None]
 """Told of a run whose head failed; the others go on."""
@@ -31,7 +33,7 @@ def evaluate_together(source: Cached, runs: Sequence[Path], *, holdout: int, dro
     Runs that were evaluated on the same images before are not evaluated again. holdout: see `evaluate.main`.
     """
     view = source.cache.views[0]
-    indices = [index for index in source.finished([view]) if not holdout or index % holdout == 0]
+    indices = images_to_evaluate(source, holdout)
     identity = {"cache": source.cache.spec.fingerprint, "holdout": holdout, "images": len(indices)}
     metrics = {run: known for run in runs if (known := evaluated(run, identity)) is not None}
     scores: list[_Scores] = []
@@ -63,12 +65,11 @@ def evaluate_together(source: Cached, runs: Sequence[Path], *, holdout: int, dro
                 break
     if not scores:
         return metrics
-    images = [source.cache.images[index] for index in indices]
-    truth = coco_ground_truth(images, [source.cache.ground_truth(index) for index in indices], source.categories)
+    truth = truth_of(source, indices)
     bbox = coco_figures(truth, boxes, "bbox")  # of the frozen detector: the same for every head
     for score in scores:
         segm = coco_figures(truth, score.results(), "segm")
-        metrics[score.run] = score.write({"segm": segm, "bbox": bbox}, identity)
+        metrics[score.run] = score.write(segm, bbox, identity)
     return metrics
 
 
@@ -108,14 +109,9 @@ class _Scores:
         self.head.to("meta")  # the figures need memory, the head does not
         return json.loads(self._part.read_text())
 
-    def write(self, figures: dict[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    def write(self, segm: Figures, bbox: Figures, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Put the files of the evaluation into the run; returns its metrics."""
-        metrics = {
-            **figures,
-            "mask_iou": round(float(np.mean(self._ious)), 4) if self._ious else None,
-            "matched": len(self._ious),
-            "images": len(self._quality),
-        }
+        metrics = as_metrics(segm, bbox, self._ious, len(self._quality))
         self._part.replace(self.run / "results.json")
         write_json(self.run / "quality.json", self._quality)
         write_json(self.run / "metrics.json", metrics, indent=2)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .patches import Mlp, PatchEmbed
+from .patches import Mlp, PatchEmbed, normed_maps
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,8 @@ class FocalNet(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """ "b 3 h w" -> maps "b c h w" of strides 4 (C1), 8, 16 and 32; sizes round up."""
-        tokens = self.patch_embed(images)
-        maps: list[Tensor] = []
-        for stage, norm in zip(self.layers, (self.norm0, self.norm1, self.norm2, self.norm3), strict=True):
-            tokens, before = stage(tokens)
-            maps.append(norm(before).permute(0, 3, 1, 2))
-        return maps
+        norms = self.norm0, self.norm1, self.norm2, self.norm3
+        return normed_maps(self.patch_embed(images), self.layers, norms)
 
 
 class Stage(nn.Module):

@@ -1,5 +1,7 @@
 """What Swin and FocalNet share: patches become tokens "b h w c", and an MLP runs on every token."""
 
+from collections.abc import Iterable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,3 +32,12 @@ class Mlp(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """ "... c" -> the same."""
         return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+def normed_maps(tokens: Tensor, stages: Iterable[nn.Module], norms: Iterable[nn.Module]) -> list[Tensor]:
+    """Tokens "b h w c" through the stages; what each gives before its downsampling, normed, as maps "b c h w"."""
+    maps: list[Tensor] = []
+    for stage, norm in zip(stages, norms, strict=True):
+        tokens, before = stage(tokens)
+        maps.append(norm(before).permute(0, 3, 1, 2))
+    return maps

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from pipeline.report import Line, csv_text, markdown, mean_and_spread
+from pipeline.ablation_table import Line, csv_text, markdown, mean_and_spread
 
 LINES = [
     Line(
