@@ -1,67 +1,25 @@
 """`python -m pipeline VERB`: each verb is one call into the file of its name, which is when torch is imported."""
 
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
-from featcache.errors import CacheError
-from featcache.output import print_json, print_table
+from featcache.output import print_table
 
-from .errors import PipelineError, UsageError
-
-
-class _Group(TyperGroup):
-    """Prints errors as one sentence and a hint; the status is 1, or 2 for misuse. `--debug` shows the traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] in (
-                "typer",
-                "click",
-            ):  # exits and misuse, which Typer prints itself
-                raise
-            if ctx.params["debug"]:
-                traceback.print_exc()
-            message, hint = _in_words(error)
-            typer.echo(f"error: {message}", err=True)
-            if hint:
-                typer.echo(f"hint: {hint}", err=True)
-            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
-
-
-def _in_words(error: Exception) -> tuple[str, str]:
-    if isinstance(error, PipelineError | CacheError):
-        return error.message, error.hint
-    return f"unexpected {type(error).__name__}: {error}", "python -m pipeline --debug ... shows where"
-
+from . import cli_about
+from .cli_errors import ErrorGroup
+from .options import CacheDir, Detector, Device, RunDir, Weights, pairs, seed
 
 app = typer.Typer(
-    cls=_Group,
+    cls=ErrorGroup,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Instance masks from a frozen DETR detector: extract its features once, train any number of heads on them.",
 )
-
-Detector = Annotated[
-    str,
-    typer.Option(
-        help="A name from `detectors`, a TOML file, or hf: and a folder or hub id.", metavar="NAME|FILE|hf:DIR"
-    ),
-]
-Weights = Annotated[
-    Path | None, typer.Option(help="The detector's weights; not for one that brings its own.", metavar="FILE")
-]
-CacheDir = Annotated[Path, typer.Option(help="The feature cache.", metavar="DIR")]
-RunDir = Annotated[Path, typer.Option(help="The run: settings, checkpoint, metrics of one head.", metavar="DIR")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 
 
 @app.callback()
@@ -142,7 +100,7 @@ def train(
 
     options = {"steps": steps, "batch_size": batch_size, "seed": seed}
     given = {key: str(value) for key, value in options.items() if value is not None}
-    print(stage.main(cache=cache, head=head, run=run, settings={**_pairs(settings or []), **given}, device=device))
+    print(stage.main(cache=cache, head=head, run=run, settings={**pairs(settings or []), **given}, device=device))
     if val_cache is not None:
         print(_table(evaluation.main(cache=val_cache, run=run, device=device)))
 
@@ -203,8 +161,8 @@ def ablate(
     from .data.sources import Cached
     from .training.plan import overview, plan
 
-    given = {**_pairs(settings or []), **({} if batch_size is None else {"batch_size": str(batch_size)})}
-    numbers = [_seed(word) for word in seeds.split(",")] if seeds else []
+    given = {**pairs(settings or []), **({} if batch_size is None else {"batch_size": str(batch_size)})}
+    numbers = [seed(word) for word in seeds.split(",")] if seeds else []
     if dry_run:
         planned = plan(ablation, Cached(cache, device), out, steps=steps, seeds=numbers, settings=given)
         table, lines = overview(planned[1])
@@ -243,114 +201,7 @@ def predict(
     )
 
 
-@app.command()
-def detectors(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="As a JSON list; sizes and AP that nobody told are null.")
-    ] = False,
-) -> None:
-    """The detectors that come with the package; any DETR in a TOML of yours, or hf:DIR, works too.
-
-    AP is the published box AP on COCO val2017 of the named weights; (in the package) needs no --weights.
-
-    python -m pipeline detectors
-    """
-    from .detectors.listing import list_detectors
-
-    cards = list_detectors()
-    if as_json:
-        print_json(cards)
-        return
-    print_table(
-        [
-            {
-                "name": card.name,
-                "backbone": card.backbone or "-",
-                "levels": " ".join(card.levels),
-                "queries": card.queries or "-",
-                "params": "-" if card.parameters is None else f"{card.parameters / 1e6:.2f} M",
-                "box AP": "-" if card.box_ap is None else f"{card.box_ap:.1f}",
-                "weights": (card.weights or "-") + (" (in the package)" if card.embedded else ""),
-            }
-            for card in cards
-        ]
-    )
-
-
-@app.command()
-def heads() -> None:
-    """The mask heads that come with the package.
-
-    python -m pipeline heads
-    """
-    from .config import shipped
-    from .training.recipe import load_recipe
-
-    for name in shipped("heads"):
-        print(f"{name:20} {load_recipe(name).about}")
-
-
-@app.command()
-def describe(
-    head: Annotated[str | None, typer.Option(help="A named head or a TOML file.", metavar="NAME|FILE")] = None,
-    ablation: Annotated[
-        str | None, typer.Option(help="In place of --head: all rows of an ablation.", metavar="NAME|FILE")
-    ] = None,
-    detector: Annotated[
-        str | None,
-        typer.Option(help="At whose widths; hdetr-r50, or what the ablation says.", metavar="NAME|FILE|hf:DIR"),
-    ] = None,
-    weights: Weights = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="In place of --detector: at the widths of a cache.", metavar="DIR")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One object, or a list of them, with exact numbers.")] = False,
-    settings: Annotated[list[str] | None, typer.Argument(help="Fields of the head.", metavar="[KEY=VALUE]...")] = None,
-) -> None:
-    """Parameters and multiply-adds of a head, part by part, for one image of COCO's mean size.
-
-    What a paper says of a row of an ablation stands beside it. Needs no weights and no image, unless the detector is an
-    ONNX export, whose widths its --weights tell.
-
-    python -m pipeline describe --head mask-frozen-detr --detector hdetr-swin-l hidden=96
-
-    python -m pipeline describe --ablation table04
-    """
-    from . import describe as stage
-
-    if (head is None) == (ablation is None):
-        raise UsageError("describe takes a head or an ablation", "give --head or --ablation")
-    if cache is not None and detector is not None:
-        raise UsageError("the cache tells the widths already", "give --cache or --detector")
-    if ablation is not None:
-        if settings:
-            raise UsageError("settings change one head", "give --head with them, or write them into the ablation")
-        rows = stage.describe_ablation(ablation=ablation, detector=detector, weights=weights, cache=cache)
-        if as_json:
-            print_json([description for description, _ in rows])
-        else:
-            print_table(stage.comparison(rows))
-    elif head is not None:
-        changes = _pairs(settings or [])
-        found = stage.main(head=head, settings=changes, detector=detector, weights=weights, cache=cache)
-        if as_json:
-            print_json(found)
-        else:
-            print_table(stage.parts_table(found))
-
-
-def _pairs(settings: list[str]) -> dict[str, str]:
-    """`key=value` words as a table."""
-    for word in settings:
-        if "=" not in word:
-            raise UsageError(f"'{word}' is not KEY=VALUE", "such as lr=3e-4")
-    return {key: value for key, _, value in (word.partition("=") for word in settings)}
-
-
-def _seed(word: str) -> int:
-    if not word.strip().isdigit():
-        raise UsageError(f"--seeds has '{word}', which is no number", "such as --seeds 0,1,2")
-    return int(word)
+app.add_typer(cli_about.app)
 
 
 def _table(metrics: dict[str, Any]) -> str:
