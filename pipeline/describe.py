@@ -225,7 +225,7 @@ def _blank_features(inputs: Inputs) -> Features:
 
 def _macs(head: MaskHead, features: Features) -> dict[str, int]:
     """Multiply-adds of each direct child of the head, and of what the head does outside of them."""
-    formulas = {torch.ops.torchvision.roi_align: _roi_align_flops, torch.ops.aten.upsample_bilinear2d: _upsample_flops}
+    formulas = {torch.ops.featcache.roi_align: _roi_align_flops, torch.ops.aten.upsample_bilinear2d: _upsample_flops}
     with _plain_attention(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         head(features, [features.boxes[0]], [features.queries[0]])
     counts = counter.get_flop_counts()
@@ -257,9 +257,15 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _roi_align_flops(maps: Any, rois: Any, scale: float, r: int, r2: int, ratio: int, *_: Any, **shapes: Any) -> int:
-    """Each output value is the mean of ratio x ratio samples, each a sum of four products (2 x 2 where adaptive)."""
-    return 2 * math.prod(shapes["out_shape"]) * (4 * (ratio or 2) ** 2 + 1)
+def _roi_align_flops(cells: list[Any], *others: Any, **shapes: Any) -> int:
+    """As the paper counts it: ratio x ratio samples of four products each, before that the other maps upsampled.
+
+    What computes them in fewer operations (products of small matrices, a composite stencil) is not counted as such.
+    """
+    *_, ratio, composite = others
+    sampled = math.prod(shapes["out_shape"]) * (4 * (ratio or 2) ** 2 + 1)
+    upsampled = 4 * math.prod(cells[0]) * (len(cells) - 1) if composite else 0
+    return 2 * (sampled + upsampled)
 
 
 def _upsample_flops(*_: Any, **shapes: Any) -> int:

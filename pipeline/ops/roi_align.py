@@ -43,8 +43,8 @@ def roi_align(
     sampling_ratio: samples per bin and axis; 0 chooses ceil(box side / r) as torchvision does.
     upsample: "bilinear": coarser maps are upsampled (`align_corners=False`) to the grid of the first and sampled there;
         "direct": each map is sampled on its own grid, which is another function, and cheaper.
-    backend: "auto" is "cuda" (our kernel) for tensors on a GPU that it can read, and torchvision for the rest. "cpu" is
-        ours too, for tensors of the CPU.
+    backend: "auto" is "cuda" (our kernel) for tensors on a GPU that it can read, "cpu" (ours too) for those of the
+        CPU, and torchvision for the rest.
     Returns "m c r r", boxes of image 0 first, m the number of all boxes, in the dtype of the first float map (float32
     where all are uint8). Its memory order is the backend's: channels-last from our kernel.
     Raises PipelineError where the arguments contradict each other or the backend cannot run here.
@@ -66,7 +66,7 @@ def roi_align(
     )
     corners = torch.cat([rows if rows.dtype == torch.float64 else rows.float() for rows in boxes])
     if backend == "auto":
-        backend = "torchvision" if _no_kernel(pyramid) else "cuda"
+        backend = _chosen(pyramid)
     match backend:
         case "torchvision":
             return roi_align_torchvision.pool(pyramid, corners, geometry)
@@ -87,6 +87,13 @@ def operands(levels: Sequence[Level]) -> tuple[list[Tensor], list[Tensor], list[
     scales = [none if level.scale is None else level.scale for level in levels]
     offsets = [none if level.offset is None else level.offset for level in levels]
     return [level.cells for level in levels], scales, offsets
+
+
+def _chosen(levels: Sequence[Level]) -> Literal["cuda", "cpu", "torchvision"]:
+    """What "auto" means for these levels."""
+    if not _elsewhere(levels, "cpu"):
+        return "cpu"
+    return "torchvision" if _no_kernel(levels) else "cuda"
 
 
 def _no_kernel(levels: Sequence[Level]) -> str:
