@@ -10,19 +10,27 @@ from typing import Annotated, Any
 import typer
 
 from featcache import cli_change
-from featcache.errors import CacheError
-from featcache.files import full_disk_is_clear
+from featcache.cli_errors import ErrorGroup
 from featcache.options import AsJson, CachePath, Threads, id_list
 from featcache.output import print_fields, print_json, print_table
 
 app = typer.Typer(
+    cls=ErrorGroup,
     name="featcache",
-    help="Look into, check and change caches of frozen-detector features.\n\nAdd --debug to a command for tracebacks.",
+    help="Look into, check and change caches of frozen-detector features.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
 
 View = Annotated[str | None, typer.Option(help="View, the first one by default.")]
 
@@ -193,21 +201,6 @@ app.add_typer(cli_change.app)
 
 
 def main() -> None:
-    """Run the command line: CacheError becomes one sentence, a hint and exit 1."""
-    debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    try:
-        with full_disk_is_clear("output"):
-            app(args=arguments, prog_name="featcache")
-    except CacheError as error:
-        if debug:
-            raise
-        print(f"featcache: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("featcache: stopped", file=sys.stderr)
-        raise SystemExit(1) from None
+    """Run the command line; never returns."""
+    app(prog_name=ErrorGroup.program)
+    sys.exit(0)

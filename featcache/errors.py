@@ -13,6 +13,10 @@ class CacheError(Exception):
         self.hint = hint
 
 
+class UsageError(CacheError):
+    """The request itself cannot be: a name or a word of the command line; exit status 2."""
+
+
 class NotACacheError(CacheError):
     """No cache at that place, or one whose creation never finished."""
 

@@ -170,7 +170,7 @@ def test_diff(run: Callable[..., Any], make_cache: Maker) -> None:
 def test_failures_are_one_sentence_and_a_hint(run: Callable[..., Any], tmp_path: Path) -> None:
     code, out, err = run("info", tmp_path / "absent")
     assert (code, out) == (1, "")
-    assert err.splitlines()[0] == f"featcache: no cache at {tmp_path / 'absent'}"
+    assert err.splitlines()[0] == f"error: no cache at {tmp_path / 'absent'}"
     assert len(err.splitlines()) == 2
     assert "Traceback" not in err
 
@@ -181,10 +181,20 @@ def test_misuse_exits_with_two(run: Callable[..., Any], make_cache: Maker) -> No
     assert run("verify", make_cache(1), "--images", "abc")[0] == 2
 
 
-def test_debug_gives_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["featcache", "info", str(tmp_path / "absent"), "--debug"])
-    with pytest.raises(Exception, match="no cache at"):
-        main()
+def test_debug_gives_the_traceback_wherever_it_stands(run: Callable[..., Any], tmp_path: Path) -> None:
+    for words in (("--debug", "info"), ("info", "--debug")):
+        code, out, err = run(*words, tmp_path / "absent")
+        assert (code, out) == (1, "")
+        assert "Traceback" in err
+        assert f"error: no cache at {tmp_path / 'absent'}" in err
+
+
+def test_ctrl_c_is_told_in_words(run: Callable[..., Any], make_cache: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featcache.stats.level_statistics", lambda *_, **__: pressed(None))
+    assert run("stats", make_cache(1)) == (1, "", "error: stopped by Ctrl-C\nhint: run the same command again\n")
 
 
 def test_estimate(run: Callable[..., Any], make_cache: Maker, tmp_path: Path) -> None:
