@@ -14,7 +14,7 @@ from torch import Tensor
 from featcache.ahead import map_ahead
 from featcache.errors import DamagedError
 from featcache.lock import WriterLock
-from featcache.progress import track
+from featcache.progress import read, track
 from featcache.reader import Cache
 from featcache.rows import write_rows
 from featcache.source import local_directory
@@ -75,7 +75,8 @@ def verify(
     pairs = [(index, view) for view in cache.views for index in indices if done[view][index]]
     if deep:
         results = map_ahead(lambda pair: damage_of(cache, *pair), pairs, threads)
-        damage = [item for found in track(results, len(pairs)) for item in found]
+        shown = track(results, len(pairs), facts=lambda seconds: read(cache.bytes_read, seconds))
+        damage = [item for found in shown for item in found]
     else:
         damage = [item for pair in pairs for item in missing_files(cache, *pair)]
     return VerifyReport(deep, len(cache), {view: int(done[view].sum()) for view in done}, len(pairs), [], damage)
@@ -162,7 +163,8 @@ def diff(a: Cache, b: Cache, *, atol: float = 0.0, threads: int = 2) -> DiffRepo
     done_a, done_b = _done_pairs(a), _done_pairs(b)
     common = [pair for pair in done_a if pair in done_b]
     results = map_ahead(lambda pair: _value_differences(a, b, *pair, atol=atol), common, threads)
-    values = [item for found in track(results, len(common)) for item in found]
+    shown = track(results, len(common), facts=lambda seconds: read(a.bytes_read + b.bytes_read, seconds))
+    values = [item for found in shown for item in found]
     return DiffReport(
         identity=a.spec.differences(b.spec),
         only_in_a=[pair for pair in done_a if pair not in done_b],

@@ -19,7 +19,7 @@ from featcache.ahead import map_ahead
 from featcache.errors import CacheError, MismatchError
 from featcache.files import sync
 from featcache.lock import WriterLock
-from featcache.progress import track
+from featcache.progress import track, written
 from featcache.reader import Cache
 from featcache.record import Record
 from featcache.spec import CacheSpec, Codec
@@ -123,7 +123,8 @@ def run(plan: Plan, *, threads: int = 2) -> Path:
         todo = [pair for pair in plan.pairs if pair.index in pending[pair.view]]
         levels = [level.name for level in plan.spec.levels]
         records = map_ahead(lambda pair: pair.source.read(pair.source_index, pair.view, levels), todo, threads)
-        for pair, record in zip(todo, track(records, len(todo)), strict=True):
+        shown = track(records, len(todo), facts=lambda seconds: written(partial, writer.bytes_written, seconds))
+        for pair, record in zip(todo, shown, strict=True):
             _put(writer, pair, record)
     partial.rename(plan.target)
     sync([plan.target.parent])

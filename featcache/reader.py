@@ -88,6 +88,11 @@ class Cache:
         """Fingerprint of the spec."""
         return self.spec.fingerprint
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of files read so far, about: for progress."""
+        return self._source.bytes_read
+
     def done(self, view: str | None = None) -> NDArray[np.bool_]:
         """Which images of a view are extracted, read afresh."""
         view = self._view(view)

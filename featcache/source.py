@@ -16,6 +16,8 @@ class Source(Protocol):
     """Where the files of a cache are; `name` is what messages call it."""
 
     name: str
+    bytes_read: int
+    """So far, for progress: threads that read at the same time may lose some of the count."""
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Bytes [start, start + length) of a file, to its end for None; negative start counts from the end.
@@ -39,6 +41,7 @@ class LocalSource:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.name = str(root)
+        self.bytes_read = 0
         self._prefix = f"{root}/"
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -49,7 +52,9 @@ class LocalSource:
                 size = os.fstat(file).st_size
                 start = max(0, size + start) if start < 0 else start
                 length = size - start if length is None else length
-            return os.pread(file, length, start)
+            data = os.pread(file, length, start)
+            self.bytes_read += len(data)
+            return data
         finally:
             os.close(file)
 
@@ -84,6 +89,7 @@ class RemoteSource:
         self._fs: Any = fs
         self._root = str(root).rstrip("/")
         self.name = url
+        self.bytes_read = 0
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """See `Source.read`; raises CacheError where the file system cannot be asked."""
@@ -92,9 +98,11 @@ class RemoteSource:
             if start < 0:
                 start = max(0, int(self._fs.size(path)) + start)
             # No range for a whole file: an object store answers any range of an empty one with an error.
-            return self._fs.cat_file(path, start=start or None, end=None if length is None else start + length)
+            data = self._fs.cat_file(path, start=start or None, end=None if length is None else start + length)
         except Exception as error:
             return self._instead_of(error, key)
+        self.bytes_read += len(data)
+        return data
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
         """See `Source.read_ranges`; one round trip where the file system can have many requests under way."""
@@ -107,6 +115,7 @@ class RemoteSource:
                 answers.append(None)
             else:
                 answers.append(self._instead_of(item, key) if isinstance(item, Exception) else item)
+                self.bytes_read += len(answers[-1] or b"")
         return answers
 
     def _instead_of(self, error: Exception, key: str) -> bytes:

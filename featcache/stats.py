@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from featcache.ahead import map_ahead
-from featcache.progress import track
+from featcache.progress import read, track
 from featcache.reader import Cache
 
 BINS = 64
@@ -76,7 +76,8 @@ def level_statistics(
     done = cache.done(view)
     indices = [i for i in chosen if done[i]]
     running = {level.name: Running() for level in cache.spec.levels}
-    for entry in track(map_ahead(lambda i: cache.entry(i, view), indices, threads), len(indices)):
+    entries = map_ahead(lambda i: cache.entry(i, view), indices, threads)
+    for entry in track(entries, len(indices), facts=lambda seconds: read(cache.bytes_read, seconds)):
         for name, values in entry.maps.items():
             running[name].add(values)
     return {name: values.summary() for name, values in running.items() if values.count}
