@@ -1,76 +1,132 @@
-"""Many trained heads on one cache: each image is read and decoded once. Every run gets the files of `evaluate`."""
+"""The one loop of evaluation, for one head or many: each image is read and decoded once, its masks encoded at once.
+
+Every run gets metrics.json, results.json (COCO's format for masks), quality.json (each image) and, in metrics/,
+per_class.json and pr.json (precision over recall); see `evaluate.main`.
+"""
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from pycocotools.coco import COCO
 
 from featcache.progress import Progress
 
-from .data.sources import Cached
-from .evaluate import ImageResults, as_metrics, image_results, images_to_evaluate, truth_of
+from .data.sources import Batch, Cached
 from .files import write_json
-from .heads.base import MaskHead
-from .masks.coco_eval import coco_figures
+from .heads.base import MaskHead, Masks
+from .masks.coco_eval import RECALLS, Evaluation, coco_evaluation, coco_ground_truth
+from .masks.image_results import ImageResults, image_results
+from .masks.lost_ap import lost_ap
 from .masks.results import Result
 from .training.checkpoint import check_features, load_head
 
 EVALUATED = "evaluated.json"
 """On what the metrics of a run were taken, and the metrics."""
+DETAILS = "metrics"
+"""Folder of what is more than one page: per_class.json, pr.json, lost_ap.json."""
 
-Figures = Mapping[str, float | None]
-"""COCO's twelve figures by name."""
+Predict = Callable[[Batch], Masks]
+"""A batch of one image -> its masks."""
 
 Drop = Callable[[Path, Exception], None]
-"""Told of a run whose head failed; the others go on."""
+"""Told of a run whose head failed; the others go on unless it raises."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who is evaluated, and the run directory that gets the files."""
+
+    folder: Path
+    predict: Predict
+    head: MaskHead | None = None
+    """What `predict` runs, to give its memory back."""
+
+    @classmethod
+    def of_head(cls, folder: Path, head: MaskHead) -> "Contender":
+        """A trained head."""
+        return cls(folder, lambda batch: head.predict(batch.features, batch.counts)[0], head)
 
 
 def evaluate_together(source: Cached, runs: Sequence[Path], *, holdout: int, drop: Drop) -> dict[Path, dict[str, Any]]:
-    """The metrics of these runs, as `evaluate.main` gives them and with the files that it writes.
+    """The metrics of these runs, as `evaluate.main` gives them and with the files that it writes, but for lost_ap.json.
 
     Runs that were evaluated on the same images before are not evaluated again. holdout: see `evaluate.main`.
     """
-    view = source.cache.views[0]
     indices = images_to_evaluate(source, holdout)
-    identity = {"cache": source.cache.spec.fingerprint, "holdout": holdout, "images": len(indices)}
+    identity = evaluation_identity(source, holdout, indices)
     metrics = {run: known for run in runs if (known := evaluated(run, identity)) is not None}
-    scores: list[_Scores] = []
+    contenders: list[Contender] = []
     for run in runs:
         if run not in metrics:
             head, trained = load_head(run, source.device)
             check_features(trained, source.cache.spec, f"cache {source.cache.path}")
-            scores.append(_Scores(run, head))
-    if not scores:
-        return metrics
+            contenders.append(Contender.of_head(run, head))
+    return metrics | evaluate_contenders(source, contenders, indices, identity=identity, drop=drop)
+
+
+def evaluate_contenders(
+    source: Cached,
+    contenders: Sequence[Contender],
+    indices: Sequence[int],
+    *,
+    identity: Mapping[str, Any],
+    drop: Drop,
+    errors: bool = False,
+) -> dict[Path, dict[str, Any]]:
+    """The metrics of these contenders on these images; writes the files of the evaluation into their run directories.
+
+    errors: write metrics/lost_ap.json and boxes.json too, for five more evaluations of each contender.
+    """
+    view = source.cache.views[0]
+    scores = [_Scores(contender) for contender in contenders]
     boxes: list[Result] = []
+    if not scores:
+        return {}
     with Progress(len(indices), "images") as progress:
         for index in indices:
             batch = source.batch([(index, view)])
             found: ImageResults | None = None
             for score in list(scores):
                 try:
-                    masks = score.head.predict(batch.features, batch.counts)[0]
-                    found = image_results(batch, masks, source.categories)
+                    found = image_results(batch, score.contender.predict(batch), source.categories)
                 except (RuntimeError, MemoryError) as error:
                     scores.remove(score)
                     score.discard()
-                    drop(score.run, error)
+                    drop(score.contender.folder, error)
                     continue
                 score.add(found, batch.infos[0].id)
             boxes += found.boxes if found is not None else []
-            progress.update(1, f"{len(scores)} heads")
+            progress.update(1, f"{len(scores)} heads" if len(contenders) > 1 else "")
             if not scores:
-                break
-    if not scores:
-        return metrics
+                return {}
     truth = truth_of(source, indices)
-    bbox = coco_figures(truth, boxes, "bbox")  # of the frozen detector: the same for every head
+    bbox = coco_evaluation(truth, boxes, "bbox")  # of the frozen detector: the same for every head
+    metrics: dict[Path, dict[str, Any]] = {}
     for score in scores:
-        segm = coco_figures(truth, score.results(), "segm")
-        metrics[score.run] = score.write(segm, bbox, identity)
+        results = score.results()
+        folder, segm = score.contender.folder, coco_evaluation(truth, results, "segm")
+        (folder / DETAILS).mkdir(exist_ok=True)
+        write_json(folder / DETAILS / "per_class.json", per_class(truth, segm, bbox), indent=2)
+        write_json(folder / DETAILS / "pr.json", {"recall": RECALLS, "segm": segm.curves, "bbox": bbox.curves})
+        if errors:
+            write_json(folder / "boxes.json", boxes)
+            write_json(folder / DETAILS / "lost_ap.json", lost_ap(truth, results, boxes), indent=2)
+        else:  # of another evaluation
+            for stale in (folder / "boxes.json", folder / DETAILS / "lost_ap.json"):
+                stale.unlink(missing_ok=True)
+        metrics[folder] = score.write(segm, bbox, identity)
     return metrics
+
+
+def evaluation_identity(source: Cached, holdout: int, indices: Sequence[int]) -> dict[str, Any]:
+    """What metrics depend on beside the head."""
+    return {"cache": source.cache.spec.fingerprint, "holdout": holdout, "images": len(indices)}
 
 
 def evaluated(run: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -82,22 +138,57 @@ def evaluated(run: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     return known["metrics"] if known["identity"] == dict(identity) else None
 
 
-class _Scores:
-    """What one head says about the images so far; its results go to the disk, being the bulk of it."""
+def images_to_evaluate(source: Cached, holdout: int) -> list[int]:
+    """Positions of the images that are extracted, of those held out; what is missing is counted on stderr."""
+    indices = source.finished(source.cache.views[:1])
+    if len(indices) < len(source):
+        missing = f"{len(source) - len(indices)} of {len(source)} images of {source.cache.path} are not extracted"
+        print(f"warning: {missing} and are left out of the evaluation", file=sys.stderr)
+    return [index for index in indices if not holdout or index % holdout == 0]
 
-    def __init__(self, run: Path, head: MaskHead) -> None:
-        self.run, self.head = run, head
+
+def truth_of(source: Cached, indices: Sequence[int]) -> COCO:
+    """The ground truth of these images, for `coco_evaluation`."""
+    images = [source.cache.images[index] for index in indices]
+    return coco_ground_truth(images, [source.cache.ground_truth(index) for index in indices], source.categories)
+
+
+def per_class(truth: COCO, segm: Evaluation, bbox: Evaluation) -> list[dict[str, Any]]:
+    """One row per category by id: name, objects without crowds, AP, AP50 and AP75 of masks and boxes."""
+    objects = [one["category_id"] for one in truth.dataset["annotations"] if not one["iscrowd"]]
+    return [
+        {
+            "category_id": category["id"],
+            "name": category["name"],
+            "objects": objects.count(category["id"]),
+            "segm": segm.classes[category["id"]],
+            "bbox": bbox.classes[category["id"]],
+        }
+        for category in truth.dataset["categories"]
+    ]
+
+
+class _Scores:
+    """What one contender says about the images so far; its results go to the disk, being the bulk of it."""
+
+    def __init__(self, contender: Contender) -> None:
+        self.contender = contender
         self._quality: list[dict[str, Any]] = []
         self._ious: list[float] = []
-        self._part = run / "results.json.part"
+        contender.folder.mkdir(parents=True, exist_ok=True)
+        self._part = contender.folder / "results.json.part"
         self._file = self._part.open("w")
         self._file.write("[")
         self._any = False
 
     def add(self, found: ImageResults, image_id: int) -> None:
-        """The results of the next image."""
+        """The results of the next image.
+
+        Without the detector's boxes: pycocotools would take their areas for those of the masks when it reads the file.
+        """
         for result in found.masks:
-            self._file.write((", " if self._any else "") + json.dumps(result))
+            kept = {key: value for key, value in result.items() if key != "bbox"}
+            self._file.write((", " if self._any else "") + json.dumps(kept))
             self._any = True
         self._ious += found.ious
         self._quality.append(found.quality(image_id))
@@ -106,22 +197,33 @@ class _Scores:
         """All results, read back; closes the file."""
         self._file.write("]")
         self._file.close()
-        self.head.to("meta")  # the figures need memory, the head does not
+        self._release()  # the figures need memory, the head does not
         return json.loads(self._part.read_text())
 
-    def write(self, segm: Figures, bbox: Figures, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Put the files of the evaluation into the run; returns its metrics."""
-        metrics = as_metrics(segm, bbox, self._ious, len(self._quality))
-        self._part.replace(self.run / "results.json")
-        write_json(self.run / "quality.json", self._quality)
-        write_json(self.run / "metrics.json", metrics, indent=2)
-        write_json(self.run / EVALUATED, {"identity": dict(identity), "metrics": metrics}, indent=2)
+    def write(self, segm: Evaluation, bbox: Evaluation, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the files of the evaluation into the run; returns its metrics, the content of metrics.json."""
+        run, mean = self.contender.folder, round(float(np.mean(self._ious)), 4) if self._ious else None
+        metrics = {
+            "segm": segm.figures,
+            "bbox": bbox.figures,
+            "mask_iou": mean,
+            "matched": len(self._ious),
+            "images": len(self._quality),
+        }
+        self._part.replace(run / "results.json")
+        write_json(run / "quality.json", self._quality)
+        write_json(run / "metrics.json", metrics, indent=2)
+        write_json(run / EVALUATED, {"identity": dict(identity), "metrics": metrics}, indent=2)
         return metrics
 
     def discard(self) -> None:
         """Leave nothing of it."""
         self._file.close()
         self._part.unlink()
-        if torch.cuda.is_initialized():
-            self.head.to("meta")
-            torch.cuda.empty_cache()
+        self._release()
+
+    def _release(self) -> None:
+        if self.contender.head is not None:
+            self.contender.head.to("meta")
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -5,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from tiny import Tiny, write_tiny
 
 from featcache import Cache, CacheWriter
-from pipeline import evaluate, extract, train
+from pipeline import evaluate, evaluation, extract, train
 from pipeline.data.coco import load_coco, read_image
 from pipeline.data.sources import Cached
 from pipeline.data.transforms import original_to_view, view_to_original, xywh_to_xyxy
@@ -16,7 +20,8 @@ from pipeline.detectors.registry import build_detector
 from pipeline.errors import PipelineError
 from pipeline.heads.base import Masks
 from pipeline.masks import rle
-from pipeline.masks.coco_eval import coco_figures, coco_ground_truth
+from pipeline.masks.coco_eval import FIGURES, coco_figures, coco_ground_truth
+from pipeline.masks.image_results import image_results
 from pipeline.masks.results import box_results
 
 DEIMV2 = {"femto": 34.1, "atto": 25.2}
@@ -73,7 +78,7 @@ def test_masks_on_a_grid_over_the_whole_image_are_pasted_there(tiny: Tiny, tmp_p
     features = batch.features
     detections = {"boxes": features.boxes[0], "scores": features.scores[0], "labels": features.labels[0]}
     frames = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).expand(n, 4)
-    found = evaluate.image_results(batch, Masks(left_half, **detections, frames=frames), source.categories)
+    found = image_results(batch, Masks(left_half, **detections, frames=frames), source.categories)
     image_hw = (info.height, info.width)
     for result in found.masks:
         mask = rle.decode(result["segmentation"]["counts"].encode(), image_hw)
@@ -95,13 +100,75 @@ def test_files_of_the_run_hold_what_is_returned(tiny: Tiny, tmp_path: Path) -> N
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert len(results) == 8 * 20
-    assert set(results[0]) == {"image_id", "category_id", "score", "bbox", "segmentation"}
+    assert set(results[0]) == {"image_id", "category_id", "score", "segmentation"}
     assert {result["category_id"] for result in results} <= {1, 3, 7}
-    opened = Cache(cache)
-    truth = coco_ground_truth(
-        opened.images, [opened.ground_truth(i) for i in range(8)], load_coco(tiny.annotations).categories
-    )
-    assert coco_figures(truth, results, "segm") == metrics["segm"]
+    boxes = json.loads((tmp_path / "run" / "boxes.json").read_text())
+    assert set(boxes[0]) == {"image_id", "category_id", "score", "bbox"}
+    place = [(result["image_id"], result["category_id"]) for result in results]
+    assert place == [(box["image_id"], box["category_id"]) for box in boxes]
+
+
+@pytest.mark.parametrize(("kind", "file"), [("segm", "results.json"), ("bbox", "boxes.json")])
+@pytest.mark.parametrize("reference", ["box", "oracle"])
+def test_pycocotools_reads_the_results_back_to_the_same_figures(
+    tiny: Tiny, tmp_path: Path, kind: Any, file: str, reference: Any
+) -> None:
+    """From the files alone, by its own loader: no field of a result may mean something else to it."""
+    cache = perfect_cache(tiny, tmp_path / "perfect") if reference == "oracle" else None
+    cache = cache or extract.main(**tiny.arguments, cache=tmp_path / "c")
+    metrics = evaluate.main(cache=cache, run=tmp_path / "run", reference=reference)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(tiny.annotations)
+        judge = COCOeval(truth, truth.loadRes(str(tmp_path / "run" / file)), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    expected = [None if value < 0 else round(100 * value, 4) for value in judge.stats.tolist()]
+    assert [metrics[kind][name] for name in FIGURES] == expected
+
+
+def test_classes_and_curves_average_to_the_figures(tiny: Tiny, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    metrics = evaluate.main(cache=perfect_cache(tiny, tmp_path / "perfect"), run=run, reference="box")
+    rows = json.loads((run / "metrics" / "per_class.json").read_text())
+    assert [(row["category_id"], row["name"]) for row in rows] == [(1, "square"), (3, "triangle"), (7, "disc")]
+    assert sum(row["objects"] for row in rows) == 14
+    curves = json.loads((run / "metrics" / "pr.json").read_text())
+    assert len(curves["recall"]) == 101
+    for kind in ("segm", "bbox"):
+        for figure, curve in (("AP", "mean"), ("AP50", "0.50"), ("AP75", "0.75")):
+            values = [row[kind][figure] for row in rows if row["objects"]]
+            assert np.mean(values) == pytest.approx(metrics[kind][figure], abs=1e-3)
+            assert np.mean(curves[kind][curve]) == pytest.approx(metrics[kind][figure], abs=0.01)
+        assert np.all(np.diff(curves[kind]["mean"]) <= 1e-9)
+
+
+def test_only_loose_masks_lose_ap_in_perfect_boxes(tiny: Tiny, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    metrics = evaluate.main(cache=perfect_cache(tiny, tmp_path / "perfect"), run=run, reference="box")
+    left = json.loads((run / "metrics" / "lost_ap.json").read_text())
+    now = metrics["segm"]["AP"]
+    assert left == {"AP": now, "missed": now, "wrong_class": now, "false": now, "loose_mask": 100}
+    assert evaluate.lost_in_words(run).endswith(f"false +0.0, loose mask {100 - now:+.1f}")
+
+
+def test_one_run_alone_is_one_run_of_many(tiny: Tiny, tmp_path: Path) -> None:
+    """The same loop: the same files, but for what costs more evaluations, which is not left over from before."""
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "c")
+    runs = [train.main(cache=cache, head="baseline", run=tmp_path / name) for name in ("a", "b")]
+    alone = evaluate.main(cache=cache, run=runs[0])
+    evaluate.main(cache=cache, run=runs[1], reference="box")
+    files = {file.relative_to(runs[0]): file.read_bytes() for file in runs[0].rglob("*.json")}
+
+    def never(run: Path, error: Exception) -> None:
+        raise error
+
+    together = evaluation.evaluate_together(Cached(cache), runs, holdout=0, drop=never)
+    assert together[runs[0]] == together[runs[1]] == alone
+    more = {Path("boxes.json"), Path("metrics/lost_ap.json")}
+    for name in set(files) - more:
+        assert (runs[1] / name).read_bytes() == files[name] == (runs[0] / name).read_bytes(), name
+    assert not any((runs[1] / name).exists() for name in more)  # they were the reference's
 
 
 def test_only_the_cache_is_opened(tiny: Tiny, tmp_path: Path) -> None:
@@ -124,6 +191,25 @@ def test_a_head_of_other_features_is_refused(tiny: Tiny, tmp_path: Path) -> None
     other = extract.main(**tiny.arguments, cache=tmp_path / "other")
     with pytest.raises(PipelineError, match="other features than the head was trained on: transform"):
         evaluate.main(cache=other, run=run)
+
+
+def test_force_evaluates_on_other_features_and_warns(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train.main(cache=extract.main(**tiny.arguments, cache=tmp_path / "c"), head="baseline", run=tmp_path / "run")
+    tiny.toml.write_text(tiny.toml.read_text().replace("mean = [0.5", "mean = [0.4"))
+    other = extract.main(**tiny.arguments, cache=tmp_path / "other")
+    with pytest.raises(PipelineError) as refused:
+        evaluate.main(cache=other, run=run)
+    assert "--force" in refused.value.hint
+    assert not (run / "metrics.json").exists()
+    assert evaluate.main(cache=other, run=run, force=True)["images"] == 8
+    assert "warning: cache" in capsys.readouterr().err
+    text = json.loads((run / "config.json").read_text())
+    text["widths"]["query_dim"] = 4
+    (run / "config.json").write_text(json.dumps(text))
+    with pytest.raises(PipelineError, match=r"does not fit the features of .*: query_dim is 8, the head's is 4"):
+        evaluate.main(cache=other, run=run, force=True)
 
 
 def test_missing_images_are_left_out_and_told(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

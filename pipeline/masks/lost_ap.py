@@ -91,7 +91,7 @@ def _add_errors(
         errors.missed.update(one["id"] for one in objects)
         return
     fit = _fit(objects, results, boxes)
-    errors.missed.update(one["id"] for one, seen in zip(objects, fit.any(axis=0), strict=True) if not seen)
+    errors.missed.update(one["id"] for k, one in enumerate(objects) if not fit[:, k].any())
     classes = np.array([one["category_id"] for one in objects])
     own = fit * (np.array([result["category_id"] for result in results])[:, None] == classes)
     free = np.ones(len(objects), dtype=bool)

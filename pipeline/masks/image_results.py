@@ -1,0 +1,48 @@
+"""What one image adds to an evaluation: results in COCO's format, and how well each matched mask fits in its box."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..data.coco import Category, contiguous_labels
+from ..data.sources import Batch
+from ..data.transforms import view_to_original
+from ..heads.base import Masks
+from .matching import in_box_iou, match_boxes
+from .paste import paste
+from .references import box_logits
+from .results import Result, box_results, mask_results
+
+
+@dataclass(frozen=True)
+class ImageResults:
+    """Everything that is kept of an image."""
+
+    boxes: list[Result]
+    """The detections with the detector's scores and `bbox`."""
+    masks: list[Result]
+    """The same detections in the same order, with the masks' own scores and `segmentation`."""
+    ious: list[float]
+    """Mask IoU of each matched detection with its object, inside the box."""
+    objects: int
+    """In the ground truth, crowds apart."""
+
+    def quality(self, image_id: int) -> dict[str, Any]:
+        """How well this image came out, to be sorted by."""
+        mean = round(sum(self.ious) / self.objects, 4) if self.objects else None
+        return {"image_id": image_id, "objects": self.objects, "matched": len(self.ious), "mask_iou": mean}
+
+
+def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) -> ImageResults:
+    """Results of a batch of one image; its masks are pasted and run-length encoded here, so that none outlives it."""
+    info, truth = batch.infos[0], batch.ground_truth[0]
+    view, image_hw = batch.views[0], (info.height, info.width)
+    boxes_xyxy, labels = view_to_original(masks.boxes.cpu(), image_hw, view), masks.labels.cpu()
+    counts = paste(masks.mask_logits, masks.grid_boxes, image_hw, view)
+    boxes = box_results(info.id, boxes_xyxy, batch.features.scores[0], labels, [c["id"] for c in categories])
+    pairs = match_boxes(boxes_xyxy, labels, truth, contiguous_labels(truth, categories))
+    matched = masks.boxes[[detection for detection, _ in pairs]]
+    filled = paste(box_logits(matched), matched, image_hw, view)
+    ious = [in_box_iou(counts[n], truth.rles[k], box, image_hw) for (n, k), box in zip(pairs, filled, strict=True)]
+    objects = len(truth) - int(truth.iscrowd.sum())
+    return ImageResults(boxes, mask_results(boxes, masks.scores, counts, image_hw), ious, objects)
