@@ -17,7 +17,7 @@ class Level:
 
     values: Tensor
     """"b c h w" (read without a copy where it is channels-last in memory), or tokens "b s c", row-major from the first
-    token of each image on. Float, or uint8 with `scale` and `offset`."""
+    token of each image on. Float, or uint8 with `scale` and `offset`. With c = 0 a level lends its grid alone."""
     stride: float
     """Input pixels per cell."""
     sizes: Sequence[tuple[int, int]] | None = None
@@ -89,6 +89,11 @@ def image_cells(cells: Tensor, h: int, w: int) -> Tensor:
     return cells[:, :h, :w]
 
 
-def common_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:
-    """What RoIAlign of such maps gives: the format of the first float map, float32 where all are uint8."""
-    return next((kind for kind in dtypes if kind in FLOATS), torch.float32)
+def output_of(cells: Sequence[Tensor]) -> tuple[int, torch.dtype]:
+    """Channels and format of RoIAlign of such `Level.cells`: the first float map's, float32 where all are uint8.
+
+    A map without channels lends its grid and does not count.
+    """
+    counted = [level for level in cells if level.shape[3]]
+    kinds = (level.dtype for level in counted if level.dtype in FLOATS)
+    return max((level.shape[3] for level in counted), default=0), next(kinds, torch.float32)

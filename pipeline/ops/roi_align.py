@@ -35,7 +35,8 @@ def roi_align(
 ) -> Tensor:
     """Features of every box on the sum of the maps, `C1 + interpolate(E)` of the paper's eq. (1) and (3).
 
-    levels: `Level`s, or (map "b c h w", stride) pairs; all of c channels and b images, the finest first.
+    levels: `Level`s, or (map "b c h w", stride) pairs; all of c channels and b images, the finest first. The first may
+        have no channels: then it only lends its grid, to which the others are upsampled.
     boxes: per image "n 4", xyxy in input pixels, float32; an image without boxes has n = 0.
     size: r, bins along each side of the grid.
     aligned: the centre of cell i is at (i + 0.5) * stride, as a convolutional map has it; False is the older
@@ -55,16 +56,8 @@ def roi_align(
     if upsample not in ("bilinear", "direct"):
         raise PipelineError(f"unknown upsample '{upsample}'", "bilinear or direct")
     _check(pyramid, boxes, composite=upsample == "bilinear")
-    geometry = Geometry(
-        counts=tuple(len(rows) for rows in boxes),
-        grids=tuple(level.grid for level in pyramid),
-        strides=tuple(float(level.stride) for level in pyramid),
-        size=size,
-        aligned=aligned,
-        sampling_ratio=sampling_ratio,
-        composite=upsample == "bilinear",
-    )
-    corners = torch.cat([rows if rows.dtype == torch.float64 else rows.float() for rows in boxes])
+    geometry = _geometry(pyramid, boxes, size, aligned, sampling_ratio, composite=upsample == "bilinear")
+    corners = _corners(boxes)
     if backend == "auto":
         backend = _chosen(pyramid)
     match backend:
@@ -81,6 +74,24 @@ def roi_align(
             raise PipelineError(f"unknown backend '{backend}'", "auto, cuda, cpu, torchvision or reference")
 
 
+def roi_coverage(
+    level: Level | tuple[Tensor, float],
+    boxes: Sequence[Tensor],
+    size: int,
+    *,
+    aligned: bool = True,
+    sampling_ratio: int = SAMPLING_RATIO,
+) -> Tensor:
+    """`roi_align` of a map of ones on the grid of `level`, without the map: what a constant is worth in each bin.
+
+    1 inside the image; less in bins of which samples lie more than a cell outside. "m 1 r r", float32 or as the boxes
+    """
+    pyramid = [level if isinstance(level, Level) else Level(*level)]
+    _check(pyramid, boxes, composite=False)
+    geometry = _geometry(pyramid, boxes, size, aligned, sampling_ratio, composite=False)
+    return roi_align_reference.coverage(_corners(boxes), geometry)[:, None]
+
+
 def operands(levels: Sequence[Level]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Cells, scales and offsets of the levels, empty tensors for scale and offset of float levels."""
     none = torch.empty(0, device=levels[0].values.device)
@@ -94,6 +105,25 @@ def _chosen(levels: Sequence[Level]) -> Literal["cuda", "cpu", "torchvision"]:
     if not _elsewhere(levels, "cpu"):
         return "cpu"
     return "torchvision" if _no_kernel(levels) else "cuda"
+
+
+def _geometry(
+    levels: Sequence[Level], boxes: Sequence[Tensor], size: int, aligned: bool, sampling_ratio: int, *, composite: bool
+) -> Geometry:
+    return Geometry(
+        counts=tuple(len(rows) for rows in boxes),
+        grids=tuple(level.grid for level in levels),
+        strides=tuple(float(level.stride) for level in levels),
+        size=size,
+        aligned=aligned,
+        sampling_ratio=sampling_ratio,
+        composite=composite,
+    )
+
+
+def _corners(boxes: Sequence[Tensor]) -> Tensor:
+    """Boxes of all images, in float32 or better. "m 4" """
+    return torch.cat([rows if rows.dtype == torch.float64 else rows.float() for rows in boxes])
 
 
 def _no_kernel(levels: Sequence[Level]) -> str:
@@ -117,8 +147,9 @@ def _check(levels: Sequence[Level], boxes: Sequence[Tensor], *, composite: bool)
     if not levels:
         raise PipelineError("RoIAlign without a map")
     first = levels[0]
+    channels = {level.channels for level in levels[0 if first.channels else 1 :]}
     for level in levels:
-        if (level.images, level.channels) != (first.images, first.channels):
+        if len(channels) > 1 or level.images != first.images:
             found = ", ".join(f"{one.images} images x {one.channels} channels" for one in levels)
             raise PipelineError(f"maps that cannot be added: {found}")
         pairs = zip(level.grid, first.grid, strict=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .level import common_dtype, image_cells
+from .level import image_cells, output_of
 from .roi_align_reference import level_weights, without_autocast
 from .roi_geometry import Geometry
 
@@ -48,10 +48,12 @@ def pool(cells: list[Tensor], scales: list[Tensor], offsets: list[Tensor], boxes
 def _pool(
     cells: list[Tensor], scales: list[Tensor], offsets: list[Tensor], boxes: Tensor, geometry: Geometry
 ) -> Tensor:
-    dtype, c, r = common_dtype([level.dtype for level in cells]), cells[0].shape[3], geometry.size
+    (c, dtype), r = output_of(cells), geometry.size
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     pooled = boxes.new_zeros((geometry.boxes, r, r, c), dtype=exact)
     for level, values in enumerate(cells):
+        if not values.shape[3]:
+            continue
         for window in windows(boxes.to(exact), geometry, level):
             under = _image(values, geometry, level, window.image)[window.cells].to(exact)
             if values.dtype == torch.uint8:

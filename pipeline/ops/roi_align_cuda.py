@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import PipelineError
 from . import cuda_driver
-from .level import common_dtype
+from .level import output_of
 from .nvrtc import Program
 from .roi_geometry import Geometry
 
@@ -90,7 +90,9 @@ def pool(
     boxes: "m 4", xyxy in input pixels, those of image 0 first.
     """
     tuning = tuning or TUNING
-    dtype, channels = common_dtype([level.dtype for level in cells]), cells[0].shape[3]
+    channels, dtype = output_of(cells)
+    # what lends its grid alone is read as zeros, the same few bytes for every cell
+    cells = [level if level.shape[3] else _zeros(level, channels, dtype) for level in cells]
     cells = [level if level.stride(3) == 1 or channels == 1 else level.contiguous() for level in cells]
     out = boxes.new_empty((geometry.boxes, geometry.size, geometry.size, channels), dtype=dtype)
     if not out.numel():
@@ -162,6 +164,11 @@ def unpool(
         blocks = -(-most * lanes // tuning.threads), geometry.images
         launch(program, "roi_align_gather", blocks, tuning.threads, arguments, grad.device)
     return found
+
+
+def _zeros(level: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
+    """A level of zeros "b h w c" in the place of one without channels."""
+    return torch.zeros(channels, dtype=dtype, device=level.device).expand(*level.shape[:3], channels)
 
 
 def _macros(geometry: Geometry, types: Sequence[str], payload: torch.dtype, vec: int) -> tuple[tuple[str, str], ...]:

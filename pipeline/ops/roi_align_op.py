@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import roi_align_cpu, roi_align_cuda
-from .level import common_dtype
+from .level import output_of
 from .roi_geometry import Geometry, grids_of
 
 _GEOMETRY = (
@@ -56,8 +56,8 @@ def _geometry(
 def _fake(cells: list[Tensor], scales: list[Tensor], offsets: list[Tensor], boxes: Tensor, *geometry: Any) -> Tensor:
     del scales, offsets
     size = geometry[3]
-    shape = (boxes.shape[0], size, size, cells[0].shape[3])
-    return boxes.new_empty(shape, dtype=common_dtype([level.dtype for level in cells]))
+    channels, dtype = output_of(cells)
+    return boxes.new_empty((boxes.shape[0], size, size, channels), dtype=dtype)
 
 
 @torch.library.register_fake("featcache::roi_align_backward", lib=_LIBRARY)
@@ -106,7 +106,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.geometry = geometry
     ctx.shapes = [side for level in cells for side in level.shape]
     ctx.dtypes = [level.dtype for level in cells]
-    ctx.levels = [i for i, level in enumerate(cells) if level.requires_grad]
+    ctx.levels = [i for i, level in enumerate(cells) if level.requires_grad and level.shape[3]]
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .level import common_dtype, image_cells
+from .level import image_cells, output_of
 from .roi_geometry import Geometry
 
 BOXES_AT_ONCE = 16  # the intermediate "n r w c" stays small
@@ -38,17 +38,18 @@ def pool(cells: list[Tensor], scales: list[Tensor], offsets: list[Tensor], boxes
     cells: per level "b h w c" (`Level.cells`). scales, offsets: per level "b c", empty for float levels.
     boxes: "m 4", xyxy in input pixels, those of image 0 first.
     """
-    dtype = common_dtype([level.dtype for level in cells])
+    channels, dtype = output_of(cells)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
+    used = [level for level, one in enumerate(cells) if one.shape[3]]
     pooled: list[Tensor] = []
     for image, rows in enumerate(boxes.split(geometry.counts)):
-        maps = [_floats(cells, scales, offsets, geometry, level, image, exact) for level in range(len(cells))]
+        maps = [_floats(cells, scales, offsets, geometry, level, image, exact) for level in used]
         for some in rows.split(BOXES_AT_ONCE):
-            matrices = [level_weights(some.to(exact), geometry, level, image) for level in range(len(cells))]
+            matrices = [level_weights(some.to(exact), geometry, level, image) for level in used]
             parts = [torch.einsum("npy,yxc,nqx->npqc", y, one, x) for one, (y, x) in zip(maps, matrices, strict=True)]
             pooled.append(torch.stack(parts).sum(0))
     r = geometry.size
-    return torch.cat([*pooled, boxes.new_zeros((0, r, r, cells[0].shape[-1]), dtype=exact)]).to(dtype)
+    return torch.cat([*pooled, boxes.new_zeros((0, r, r, channels), dtype=exact)]).to(dtype)
 
 
 @without_autocast
@@ -67,6 +68,19 @@ def unpool(
                 own = image_cells(total[image : image + 1], *geometry.grids[level][image])[0]
                 own += torch.einsum("npy,npqc,nqx->yxc", y, grad[some].to(exact), x)
     return grads
+
+
+def coverage(boxes: Tensor, geometry: Geometry) -> Tensor:
+    """Share of each bin's samples that lie inside the image: RoIAlign of a first level of ones. "m r r" """
+    found: list[Tensor] = []
+    per_pixel = torch.tensor(1 / geometry.strides[0], dtype=boxes.dtype, device=boxes.device)
+    options = {"bins": geometry.size, "aligned": geometry.aligned, "sampling_ratio": geometry.sampling_ratio}
+    for rows, (h, w) in zip(boxes.split(geometry.counts), geometry.grids[0], strict=True):
+        x0, y0, x1, y1 = (rows * per_pixel).unbind(1)
+        _, down = axis_samples(y0, y1, cells=h, **options)
+        _, across = axis_samples(x0, x1, cells=w, **options)
+        found.append(down.sum(2)[:, :, None] * across.sum(2)[:, None, :])
+    return torch.cat(found)
 
 
 def level_weights(boxes: Tensor, geometry: Geometry, level: int, image: int) -> tuple[Tensor, Tensor]:
@@ -93,7 +107,23 @@ def level_weights(boxes: Tensor, geometry: Geometry, level: int, image: int) -> 
 def axis_weights(low: Tensor, high: Tensor, *, cells: int, bins: int, aligned: bool, sampling_ratio: int) -> Tensor:
     """The weight of each cell in each bin, along one axis. "n bins cells"
 
-    low, high: "n", ends of the boxes in cells. The arithmetic is, operation by operation, that of torchvision.
+    low, high: "n", ends of the boxes in cells.
+    """
+    at, share = axis_samples(low, high, cells=cells, bins=bins, aligned=aligned, sampling_ratio=sampling_ratio)
+    lower = at.floor().long()
+    fraction = at - lower
+    weights = low.new_zeros((len(low), bins, cells))
+    weights.scatter_add_(2, lower, (1 - fraction) * share)
+    return weights.scatter_add_(2, (lower + 1).clamp(max=cells - 1), fraction * share)
+
+
+def axis_samples(
+    low: Tensor, high: Tensor, *, cells: int, bins: int, aligned: bool, sampling_ratio: int
+) -> tuple[Tensor, Tensor]:
+    """Where the samples lie along one axis, in cells, and the share of each in its bin: 0 outside the map.
+
+    Both "n bins samples". low, high: "n", ends of the boxes in cells. The arithmetic is torchvision's, operation by
+    operation.
     """
     half = 0.5 if aligned else 0.0
     start, length = low - half, (high - half) - (low - half)
@@ -108,12 +138,7 @@ def axis_weights(low: Tensor, high: Tensor, *, cells: int, bins: int, aligned: b
     at = first[:, :, None] + within[:, None, :]  # "n bins samples"
     counted = (sample < samples[:, None])[:, None, :] & (at >= -1) & (at <= cells)
     at = torch.where(counted, at, 0.0).clamp(0, cells - 1)
-    lower = at.floor().long()
-    fraction = at - lower
-    share = counted / samples.clamp(min=1)[:, None, None]
-    weights = low.new_zeros((len(low), bins, cells))
-    weights.scatter_add_(2, lower, (1 - fraction) * share)
-    return weights.scatter_add_(2, (lower + 1).clamp(max=cells - 1), fraction * share)
+    return at, counted / samples.clamp(min=1)[:, None, None]
 
 
 def upsampling(fine: int, coarse: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from .level import Level, common_dtype
+from .level import Level, output_of
 from .roi_geometry import Geometry
 
 
@@ -16,7 +16,7 @@ def pool(levels: Sequence[Level], boxes: Tensor, geometry: Geometry) -> Tensor:
 
     boxes: "m 4", xyxy in input pixels, those of image 0 first.
     """
-    dtype = common_dtype([level.values.dtype for level in levels])
+    _, dtype = output_of([level.cells for level in levels])
     # torchvision has no bfloat16 kernel, and in half precision it would round the boxes too.
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     maps = [[one.to(exact) for one in level.maps()] for level in levels]
@@ -38,12 +38,15 @@ def _pool(maps: list[Tensor], boxes: Tensor, counts: tuple[int, ...], geometry: 
     """Of images of one size."""
     rois = torch.cat([F.pad(rows, (1, 0), value=float(image)) for image, rows in enumerate(boxes.split(list(counts)))])
     if geometry.composite:
-        total = maps[0]
-        for coarse in maps[1:]:
-            total = total + F.interpolate(coarse, size=total.shape[-2:], mode="bilinear", align_corners=False)
-        return _align(total, rois, geometry.strides[0], geometry)
-    parts = [_align(one, rois, stride, geometry) for one, stride in zip(maps, geometry.strides, strict=True)]
-    return sum(parts[1:], start=parts[0])
+        grid = maps[0].shape[-2:]
+        maps = [maps[0], *(F.interpolate(one, size=grid, mode="bilinear", align_corners=False) for one in maps[1:])]
+        return _align(_sum([one for one in maps if one.shape[1]]), rois, geometry.strides[0], geometry)
+    pairs = zip(maps, geometry.strides, strict=True)
+    return _sum([_align(one, rois, stride, geometry) for one, stride in pairs if one.shape[1]])
+
+
+def _sum(maps: list[Tensor]) -> Tensor:
+    return sum(maps[1:], start=maps[0])
 
 
 def _align(maps: Tensor, rois: Tensor, stride: float, geometry: Geometry) -> Tensor:

@@ -94,6 +94,14 @@ def test_reads_tokens_slices_and_padded_maps_in_place(launch: Launch) -> None:
     check(Case(levels, [boxes, boxes], 5, options), launch)
 
 
+def test_a_first_level_without_channels_lends_its_grid(launch: Launch) -> None:
+    torch.manual_seed(0)
+    boxes = torch.tensor([[3.2, 7.9, 51.3, 40.4], [-9.0, 5.0, 30.0, 70.0]])
+    options = {"aligned": True, "sampling_ratio": 2, "upsample": "bilinear"}
+    levels = [Level(torch.zeros(1, 0, 12, 15), 4), Level(torch.randn(1, 8, 6, 8), 8)]
+    check(Case(levels, [boxes], 7, options), launch)
+
+
 def test_numbers_that_are_none_and_enormous_boxes_end(launch: Launch) -> None:
     maps = torch.randn(1, 8, 6, 6)
     strange = torch.tensor(

@@ -12,7 +12,7 @@ from torchvision.ops import roi_align as torchvision_roi_align
 
 from pipeline.errors import PipelineError
 from pipeline.ops.level import Level
-from pipeline.ops.roi_align import roi_align
+from pipeline.ops.roi_align import roi_align, roi_coverage
 
 SOME = settings(max_examples=150, deadline=None)
 
@@ -70,6 +70,31 @@ def test_gradient_equals_torchvisions(case: Case) -> None:
 def test_gradcheck(case: Case) -> None:
     values = [level.values.requires_grad_() for level in case.levels]
     assert torch.autograd.gradcheck(lambda *new: run(case.with_values(list(new))), values)
+
+
+@SOME
+@given(cases(dtype=torch.float64, levels=(2, 3), inside_out=False))
+def test_a_first_level_without_channels_lends_its_grid(case: Case) -> None:
+    first, *later = case.levels
+    expected = run(case.with_values([torch.zeros_like(first.values), *(level.values for level in later)]))
+    grads: list[list[Tensor]] = []
+    for backend in ("reference", "torchvision", "cpu"):
+        values = [level.values.clone().requires_grad_() for level in later]
+        found = run(case.with_values([first.values[:, :0], *values]), backend)
+        assert torch.allclose(found, expected, atol=1e-10, rtol=0)
+        grads.append(list(torch.autograd.grad(found.square().sum(), values, materialize_grads=True)))
+    for one, *others in zip(*grads, strict=True):
+        for other in others:
+            assert torch.allclose(one, other, atol=1e-10, rtol=0)
+
+
+@SOME
+@given(cases(channels=(1,), dtype=torch.float64, levels=(1,)))
+def test_coverage_is_that_of_a_map_of_ones(case: Case) -> None:
+    level, options = case.levels[0], {name: case.options[name] for name in ("aligned", "sampling_ratio")}
+    boxes = [rows.double() for rows in case.boxes]
+    case = Case([Level(torch.ones_like(level.values), level.stride)], boxes, case.size, case.options)
+    assert torch.allclose(roi_coverage(level, boxes, case.size, **options), run(case), atol=1e-12, rtol=0)
 
 
 BOX = torch.tensor([[5.0, 3.0, 29.0, 30.0]])
