@@ -11,8 +11,10 @@ import typer
 
 from featcache import cli_change
 from featcache.cli_errors import ErrorGroup
+from featcache.disk import human_bytes
 from featcache.options import AsJson, CachePath, Threads, id_list
 from featcache.output import print_fields, print_json, print_table
+from featcache.progress import clock
 
 app = typer.Typer(
     cls=ErrorGroup,
@@ -32,6 +34,7 @@ def _options(
     pass
 
 
+MinScore = Annotated[float, typer.Option(help="Detections below this score do not count.", min=0, max=1)]
 View = Annotated[str | None, typer.Option(help="View, the first one by default.")]
 
 
@@ -43,25 +46,44 @@ def info(path: CachePath, as_json: AsJson = False) -> None:
     Example:  featcache info caches/val
     """
     from featcache import summary
-    from featcache.reader import Cache
-    from featcache.sizes import human_bytes
 
-    data = summary.info(Cache(path))
+    data = summary.info(path)
     if as_json:
         return print_json(data)
     fields = {name: data[name] for name in ("path", "format_version", "fingerprint", "codec", "images")}
     fields["done"] = ", ".join(f"{view} {count}/{data['images']}" for view, count in data["done"].items())
+    fields["state"] = _state_words(data)
     fields |= {"annotations": data["annotations"], "detections": f"{data['detections']} x {data['query_dim']}"}
     if data["bytes"] is not None:
         fields["size"] = f"{human_bytes(data['bytes'])} in {data['files']} files"
     if data["bytes_per_image"] is not None:
         fields["per image"] = human_bytes(data["bytes_per_image"])
+    if data["ratio"] is not None:
+        fields["ratio"] = f"{data['ratio']:.3f} of raw fp16 ({human_bytes(data['raw_fp16_bytes'])})"
     for part in ("source", "dataset"):
         fields |= {f"{part}.{name}": shorten(str(value), 100) for name, value in data[part].items()}
     fields["command"] = data["recipe"].get("command", "not recorded")
     print_fields(fields)
     print()
-    print_table([{**level, "delta": _delta_words(level["delta"])} for level in data["levels"]])
+    print_table([_level_row(level) for level in data["levels"]])
+
+
+def _state_words(data: dict[str, Any]) -> str:
+    if data["complete"]:
+        return "complete"
+    if data["writer"] is None:
+        return "unfinished, and no process writes it: the command below goes on"
+    speed = data["images_per_second"]
+    pace = f"{speed:.1f} images/s, ETA {clock(data['eta_seconds'])}" if speed else "no image yet"
+    return f"being written by process {data['writer']['pid']} on {data['writer']['host']}: {pace}"
+
+
+def _level_row(level: dict[str, Any]) -> dict[str, object]:
+    row: dict[str, object] = {"level": level["name"], "stride": level["stride"], "channels": level["channels"]}
+    row |= {"largest": f"{level['max_h']} x {level['max_w']}", "dtype": level["dtype"], "codec": level["codec"]}
+    row["bytes"] = "-" if level["bytes"] is None else human_bytes(level["bytes"])
+    row["ratio"] = "-" if level["ratio"] is None else f"{level['ratio']:.3f}"
+    return {**row, "delta": _delta_words(level["delta"])}
 
 
 def _delta_words(delta: dict[str, bool | None]) -> str:
@@ -71,20 +93,36 @@ def _delta_words(delta: dict[str, bool | None]) -> str:
 @app.command("ls")
 def list_images(
     path: CachePath,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="'FIELD>N'", help="Only images with that; may be given again."),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Order by a field; -FIELD has the greatest first.")
+    ] = None,
     missing: Annotated[bool, typer.Option("--missing", help="Only images that are not extracted.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    min_score: MinScore = 0.3,
     as_json: AsJson = False,
 ) -> None:
     """List the images of a cache, one line each.
 
+    Operators: = != < <= > >=, and ~ for "contains". boxes counts the detections above --min-score, score is the best.
+
     \b
-    Example:  featcache ls caches/val --missing
+    Example:  featcache ls caches/val --filter 'boxes>10' --filter 'categories~dog' --sort -annotations --limit 5
     """
     from featcache import summary
     from featcache.reader import Cache
+    from featcache.select import chosen
 
-    rows = summary.images(Cache(path), missing=missing)[:limit]
-    print_json(rows) if as_json else print_table(rows)
+    rows = summary.images(Cache(path), missing=missing, min_score=min_score)
+    rows = chosen(rows, filters or [], sort=sort, limit=limit)
+    if as_json:
+        return print_json(rows)
+    if not rows:
+        typer.echo("no such image", err=True)
+    print_table([{**row, "categories": shorten(", ".join(row["categories"]), 40, placeholder=" ..")} for row in rows])
 
 
 @app.command()
@@ -93,7 +131,7 @@ def show(
     image_id: Annotated[int, typer.Argument(metavar="IMAGE_ID", help="Image id, as in the annotations.")],
     out: Annotated[Path | None, typer.Option(help="Draw picture, boxes and maps into this file.")] = None,
     view: View = None,
-    min_score: Annotated[float, typer.Option(help="Leave out detections below this score.")] = 0.3,
+    min_score: MinScore = 0.3,
     images: Annotated[Path | None, typer.Option(help="Folder of the pictures, if not where they were.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from featcache.disk import human_bytes
 from featcache.options import AsJson, CachePath, Threads, id_list, name_list
 from featcache.output import print_fields, print_json, print_table
 
@@ -44,9 +45,9 @@ def estimate(
         fields: dict[str, object] = {
             "images": f"{found.images} in {found.views} views",
             "codec": f"{found.codec}, {found.shard} images a file",
-            "per image": sizes.human_bytes(found.bytes_per_image),
-            "total": f"{sizes.human_bytes(found.total_bytes)} in {found.files} files",
-            "free": sizes.human_bytes(found.free_bytes),
+            "per image": human_bytes(found.bytes_per_image),
+            "total": f"{human_bytes(found.total_bytes)} in {found.files} files",
+            "free": human_bytes(found.free_bytes),
         }
         if found.images_per_second is not None:
             fields["writing"] = f"{found.images_per_second:.1f} images/s with flushing, {found.hours:.2g} hours"

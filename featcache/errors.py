@@ -55,3 +55,16 @@ class DamagedError(CacheError):
 
 class DiskFullError(CacheError):
     """The disk, quota or file-size limit is reached; everything marked done is safe."""
+
+
+def no_cache_at(place: object) -> NotACacheError:
+    """What to raise where nothing is."""
+    return NotACacheError(f"no cache at {place}", "write one:  python -m pipeline extract --help")
+
+
+def unfinished_cache(place: object) -> NotACacheError:
+    """What to raise where a cache has no header, which is written last."""
+    return NotACacheError(
+        f"{place} is no finished cache: its creation was interrupted, or another program made it",
+        "run the extraction that was to make it again",
+    )

@@ -8,6 +8,7 @@ import os
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from featcache.errors import LockedError
 
@@ -51,6 +52,31 @@ class WriterLock:
         document = {"zarr_format": 3, "node_type": "group", "attributes": holder}
         # One write of one size and no truncation, so that a reader never finds half a document.
         os.pwrite(self._file, json.dumps(document).encode().ljust(_SIZE), 0)
+
+
+def living_writer(directory: Path) -> dict[str, Any] | None:
+    """`pid`, `host` and `since` (ISO 8601) of the process that writes a cache, None where there is none.
+
+    Looks, and takes no lock, which could turn away a writer that starts at this instant. On another host the word of
+    the file is taken.
+    """
+    try:
+        holder: dict[str, Any] = json.loads((directory / LOCK_NAME / "zarr.json").read_bytes())["attributes"]
+    except (OSError, ValueError, KeyError):
+        return None
+    if not holder or (holder["host"] == socket.gethostname() and not _lives(int(holder["pid"]))):
+        return None
+    return holder
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _words(document: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Bytes: how many a cache will take, how many are free, how fast they are written, how people read them."""
+"""Bytes: how many a cache will take, how many are free, how fast they are written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 from featcache import codecs
 from featcache.chunks import encode_bands, index_bytes
 from featcache.direct import read_chunks
+from featcache.disk import walk
 from featcache.errors import CacheError
 from featcache.layout import CHECKSUM_ROW, DONE_ROW, images_per_file, row_arrays
 from featcache.reader import Cache, Entry
@@ -23,36 +24,10 @@ from featcache.source import local_directory, open_source
 from featcache.spec import CacheSpec, Codec, LevelSpec
 from featcache.writer import CacheWriter
 
-_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 _SAMPLE = 64  # images of a sample that are looked at, and written by the probe
 _NAME_BYTES = 32  # of a file's entry in its directory
 WARN_FRACTION = 0.9
 """Share of the free space above which an estimate warns."""
-
-
-def human_bytes(count: float) -> str:
-    """Bytes for people: 14.6 MB (decimal units)."""
-    for size, unit in _UNITS:
-        if count >= size:
-            return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:.0f} {unit}"
-    return f"{count:.0f} B"
-
-
-def disk_usage(path: Path) -> tuple[int, int]:
-    """Bytes on disk as `du` counts them, and number of files, of everything under a directory and itself."""
-    total, files = path.stat().st_blocks * 512, 0
-    for entry in _walk(path):
-        total += entry.stat(follow_symlinks=False).st_blocks * 512
-        files += entry.is_file(follow_symlinks=False)
-    return total, files
-
-
-def _walk(path: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(path) as entries:
-        for entry in entries:
-            yield entry
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path)
 
 
 @dataclass(frozen=True)
@@ -172,7 +147,7 @@ def _row_bytes(spec: CacheSpec, images: int, block: int) -> tuple[int, int]:
 def _fixed_bytes(path: Path) -> tuple[int, int]:
     """Bytes of the sample that do not grow with the images (metadata, directories), and of its tables, which do."""
     fixed = tables = 0
-    for entry in _walk(path):
+    for entry in walk(path):
         used = entry.stat(follow_symlinks=False).st_blocks * 512
         if entry.is_dir(follow_symlinks=False) or entry.name == "zarr.json":
             fixed += used

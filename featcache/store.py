@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featcache import truth
 from featcache.chunks import ZSTD_LEVEL
 from featcache.codecs import STORED_DTYPE
-from featcache.errors import DamagedError, NotACacheError
+from featcache.errors import CacheError, DamagedError, no_cache_at
 from featcache.files import replace_file, sync
 from featcache.layout import (
     ATTRIBUTE,
@@ -88,7 +88,9 @@ def open_group(place: str | os.PathLike[str]) -> zarr.Group:
         store = _RemoteStore.from_url(str(place), read_only=True) if is_url(place) else str(place)
         return cast(Any, zarr).open_group(store, mode="r", zarr_format=3)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotACacheError(f"no cache at {place}", "write one:  python -m pipeline extract --help") from error
+        raise no_cache_at(place) from error
+    except json.JSONDecodeError as error:
+        raise CacheError(f"{place}/zarr.json is damaged: it is no JSON", "extract the cache again") from error
 
 
 def read_header(group: zarr.Group) -> dict[str, Any] | None:

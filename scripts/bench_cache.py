@@ -33,8 +33,8 @@ from bench_peers import PEERS, Arrays
 from torchvision.ops import roi_align
 
 from featcache import Cache, CacheSpec, CacheWriter, GroundTruth, ImageInfo, LevelSpec, Loader
+from featcache.disk import disk_usage, human_bytes
 from featcache.output import print_table
-from featcache.sizes import disk_usage, human_bytes
 
 COCO_TRAIN = 118_287
 NO_TRUTH = GroundTruth(*(np.zeros(0, np.int64),) * 2, np.zeros((0, 4)), np.zeros(0), np.zeros(0, bool), [])

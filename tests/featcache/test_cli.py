@@ -1,18 +1,25 @@
 """The command line: exit codes, pinned JSON keys, help with an example for every command."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cache_toy import make_features, make_images, make_spec, make_truth
 from PIL import Image
 from typer.main import get_command
 
+from featcache import Cache, CacheWriter
 from featcache.cli import app, main
+from featcache.disk import disk_usage
+from featcache.lock import living_writer
 
 Maker = Callable[..., Path]
 COMMANDS = sorted(get_command(app).commands)  # pyright: ignore
@@ -61,26 +68,80 @@ def test_info(run: Callable[..., Any], make_cache: Maker) -> None:
     path = make_cache(3, order=[0, 2])
     data = json_of(run("info", path, "--json"))
     assert list(data) == [
-        *(
-            "path",
-            "format_version",
-            "fingerprint",
-            "source_fingerprint",
-            "codec",
-            "shard",
-            "images",
-            "done",
-            "complete",
-        ),
-        *("annotations", "detections", "query_dim", "levels", "bytes", "files", "bytes_per_image"),
-        *("source", "dataset", "recipe"),
+        *("path", "format_version", "fingerprint", "source_fingerprint", "codec", "shard", "images", "done"),
+        *("complete", "writer", "images_per_second", "eta_seconds", "annotations", "detections", "query_dim"),
+        *("levels", "bytes", "files", "bytes_per_image", "raw_fp16_bytes", "ratio", "source", "dataset", "recipe"),
     ]
     assert (data["done"], data["complete"], data["annotations"]) == ({"orig": 2}, False, 3)
-    assert list(data["levels"][0]) == ["name", "stride", "channels", "max_h", "max_w", "delta"]
+    assert (data["writer"], data["eta_seconds"]) == (None, None)
+    cache = Cache(path)
+    raw = {level.name: sum(2 * cache[i].maps[level.name].numel() for i in (0, 2)) for level in cache.spec.levels}
+    assert data["raw_fp16_bytes"] == sum(raw.values())
+    assert data["ratio"] == data["bytes"] / data["raw_fp16_bytes"]
+    assert (data["bytes"], data["files"]) == disk_usage(path)
+    level = data["levels"][0]
+    assert list(level) == [
+        *("name", "stride", "channels", "max_h", "max_w", "dtype", "codec", "bytes", "ratio", "delta")
+    ]
+    assert (level["dtype"], level["codec"], level["bytes"]) == (
+        "uint8",
+        "uint8",
+        disk_usage(path / "views/orig/maps/c1")[0],
+    )
+    assert level["ratio"] == level["bytes"] / raw["c1"]
     code, out, _ = run("info", path)
     assert code == 0
     assert "orig 2/3" in out
     assert "source.name" in out
+    assert "unfinished, and no process writes it" in out
+    assert "complete" in run("info", make_cache(1, name="whole"))[1]
+
+
+def test_info_of_a_cache_that_is_being_written_tells_how_long_it_will_take(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten of thirty images in the ten seconds since the writer began, which two runs before had begun."""
+    path, count = tmp_path / "cache", 30
+    with CacheWriter(path, make_spec(), make_images(count), make_truth(count), shard=1) as writer:
+        for index in range(5):
+            writer.put(index, "orig", **make_features(index))
+    for file in (path / "views/orig/maps").rglob("c.*"):
+        os.utime(file, (1, 1))  # of an earlier run
+    with CacheWriter(path, make_spec(), make_images(count), make_truth(count)) as writer:
+        for index in range(5, 15):
+            writer.put(index, "orig", **make_features(index))
+        writer.flush()
+        since = datetime.fromisoformat(json_of(run("info", path, "--json"))["writer"]["since"]).timestamp()
+        monkeypatch.setattr("featcache.summary.time.time", lambda: since + 10)
+        data = json_of(run("info", path, "--json"))
+        assert data["writer"]["pid"] == os.getpid()
+        assert (data["images_per_second"], data["eta_seconds"]) == (1.0, 15.0)
+        assert f"being written by process {os.getpid()}" in run("info", path)[1]
+        assert "1.0 images/s, ETA 0:00:15" in run("info", path)[1]
+    assert json_of(run("info", path, "--json"))["writer"] is None
+
+
+def test_a_writer_that_died_is_not_waited_for(make_cache: Maker) -> None:
+    path = make_cache(1)
+    lock = path / "writer/zarr.json"
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    holder = {"pid": process.pid, "host": socket.gethostname(), "since": "2026-01-01T00:00:00+00:00"}
+    lock.write_text(json.dumps({"attributes": holder}))
+    assert living_writer(path) is None
+    lock.write_text(json.dumps({"attributes": {**holder, "host": "another"}}))
+    assert living_writer(path) == {**holder, "host": "another"}
+
+
+def test_info_does_not_import_torch_or_zarr(make_cache: Maker) -> None:
+    program = (
+        f"import sys; sys.argv = ['featcache', 'info', {str(make_cache(1))!r}]\n"
+        "from featcache.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'zarr'} & set(sys.modules), 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
 def test_ls(run: Callable[..., Any], make_cache: Maker) -> None:
@@ -92,12 +153,61 @@ def test_ls(run: Callable[..., Any], make_cache: Maker) -> None:
         "height": 31,
         "width": 40,
         "annotations": 1,
+        "boxes": None,
+        "score": None,
         "done_orig": False,
+        "categories": ["cat"],
         "file_name": "bild-1-ä.jpg",
     }
+    scores = Cache(path)[2].scores
+    assert rows[2]["score"] == pytest.approx(float(scores.max()), abs=1e-3)
     assert [row["image_id"] for row in json_of(run("ls", path, "--missing", "--json"))] == [101]
     assert len(json_of(run("ls", path, "--limit", 2, "--json"))) == 2
     assert run("ls", path)[1].splitlines()[0].split()[:2] == ["index", "image_id"]
+    for least in (0.0, 0.5, 1.0):
+        row = json_of(run("ls", path, "--min-score", least, "--json"))[2]
+        assert row["boxes"] == int((scores >= least).sum())
+
+
+def test_ls_filters_sorts_and_limits(run: Callable[..., Any], make_cache: Maker) -> None:
+    path = make_cache(6, order=[0, 1, 2, 3, 4])  # image i has i % 3 annotations, the last one is not extracted
+
+    def ids(*words: object) -> list[int]:
+        return [row["image_id"] - 100 for row in json_of(run("ls", path, *words, "--json"))]
+
+    assert ids("--filter", "annotations>=1") == [1, 2, 4, 5]
+    assert ids("--filter", "annotations > 0", "--filter", "height!=31") == [2, 4, 5]
+    assert ids("--filter", "categories~CA", "--filter", "done_orig=true") == [1, 2, 4]
+    assert ids("--filter", "categories!=cat") == [0, 3]
+    assert ids("--filter", "file_name~bild-3") == [3]
+    assert ids("--filter", "boxes>=0") == [0, 1, 2, 3, 4]
+    assert ids("--sort", "-annotations", "--limit", 3) == [2, 5, 1]
+    assert ids("--sort", "score")[-1] == 5
+    assert ids("--sort", "-score")[-1] == 5
+    code, out, err = run("ls", path, "--filter", "height>1000")
+    assert (code, out, err) == (0, "", "no such image\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--filter", "boxs>1"),
+            "error: there is no field 'boxs'\nhint: did you mean 'boxes'? fields: index, image_id, ",
+        ),
+        (("--sort", "-heihgt"), "error: there is no field 'heihgt'\nhint: did you mean 'height'? fields: index"),
+        (("--filter", "boxes"), "error: 'boxes' is no filter: it needs a field, one of = != < <= > >= ~, and a value"),
+        (("--filter", "boxes>many"), "error: 'boxes' is compared with 'many', expected a number"),
+        (("--filter", "height~3"), "error: 'height' is no text, ~ cannot be asked of it"),
+        (("--filter", "done_orig=maybe"), "error: 'done_orig' is compared with 'maybe', expected true or false"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_misuse(
+    run: Callable[..., Any], make_cache: Maker, words: tuple[str, ...], message: str
+) -> None:
+    code, out, err = run("ls", make_cache(2), *words)
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
 
 
 def test_show(run: Callable[..., Any], make_cache: Maker, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from cache_toy import make_images, make_spec, make_truth
 
 from featcache import Cache, CacheError, CacheWriter, LevelSpec
-from featcache.sizes import disk_usage, estimate, human_bytes
+from featcache.disk import disk_usage, human_bytes
+from featcache.sizes import estimate
 from featcache.stats import Running, level_statistics
 
 LEVELS = (LevelSpec("c1", 4, 32, (40, 40)), LevelSpec("e16", 16, 48, (12, 12)))

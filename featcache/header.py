@@ -1,0 +1,92 @@
+"""What a cache says of itself, read from its JSON and its flags alone: without torch, zarr or an array of maps.
+
+So `info` answers at once. `Cache` reads images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import CacheError, no_cache_at, unfinished_cache
+from featcache.source import Source, open_source
+from featcache.spec import CacheSpec, check_format_version
+
+_OURS = "featcache"
+
+
+@dataclass(frozen=True)
+class Header:
+    """The identity of a cache, and the lengths of its tables."""
+
+    path: str
+    spec: CacheSpec
+    shard: int
+    images: int
+    annotations: int
+    source: Source
+
+    def done(self, view: str) -> int:
+        """Images of a view that are extracted."""
+        flags = self.rows(view, "done", np.dtype("|u1"))
+        if flags is None:  # rewritten by another program, in chunks that only zarr reads
+            from featcache.reader import Cache
+
+            flags = Cache(self.path).done(view)
+        return int(np.count_nonzero(flags))
+
+    def level_sizes(self, view: str) -> NDArray[np.int32] | None:
+        """Grid of every level of every image, "images levels 2"; zeros where not extracted. None as in `rows`."""
+        return self.rows(view, "level_hw", np.dtype("<i4"))
+
+    def delta(self, view: str, level: str) -> bool | None:
+        """Whether a level of a view is stored as row differences; None before its first image."""
+        return self.array(f"views/{view}/maps/{level}")["attributes"][_OURS].get("delta")
+
+    def rows(self, view: str, name: str, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+        """A small array with one row per image; None where its bytes do not lie on disk as they are in memory."""
+        path = f"views/{view}/{name}"
+        array = self.array(path)
+        if [codec["name"] for codec in array["codecs"]] != ["bytes"]:
+            return None
+        shape: list[int] = array["chunk_grid"]["configuration"]["chunk_shape"]
+        size, parts = int(np.prod(shape)) * dtype.itemsize, list[bytes]()
+        for chunk in range(-(-self.images // shape[0])):
+            data = b""  # no file: nothing was written there yet
+            with suppress(FileNotFoundError):
+                data = self.source.read(f"{path}/c.{chunk}" + ".0" * (len(shape) - 1))
+            parts.append(data.ljust(size, b"\0"))
+        return np.frombuffer(b"".join(parts), dtype).reshape(-1, *shape[1:])[: self.images]
+
+    def array(self, path: str) -> dict[str, Any]:
+        """Zarr's description of an array; raises CacheError."""
+        return _document(self.source, path)
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The header of a cache; raises NotACacheError and FormatVersionError."""
+    source = open_source(path)
+    header = cast("dict[str, Any] | None", _document(source).get("attributes", {}).get(_OURS))
+    if header is None:
+        raise unfinished_cache(path)
+    check_format_version(header["format_version"], str(path))
+    images, annotations = (int(_document(source, f"{name}/id")["shape"][0]) for name in ("images", "ground_truth"))
+    return Header(str(path), CacheSpec.from_json(header["spec"]), int(header["shard"]), images, annotations, source)
+
+
+def _document(source: Source, path: str = "") -> dict[str, Any]:
+    key = f"{path}/zarr.json" if path else "zarr.json"
+    try:
+        return json.loads(source.read(key))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path:
+            raise CacheError(f"{source.name}/{key} is missing", f"featcache verify {source.name}") from error
+        raise no_cache_at(source.name) from error
+    except ValueError as error:
+        raise CacheError(f"{source.name}/{key} is damaged: it is no JSON", "extract the cache again") from error
