@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -104,8 +105,8 @@ class MaskHead(nn.Module, ABC):
     """Predict in bfloat16, as a head that was trained so should."""
 
     @abstractmethod
-    def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> HeadOutput:
-        """Mask logits of the given boxes.
+    def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> Any:
+        """Mask logits of the given boxes, a `HeadOutput`; a family with its own `predict` may return something else.
 
         boxes: per image "n 4", cxcywh in 0-1 of the view; need not be the detector's own (training jitters them).
         queries: per image "n d", the query embedding that goes with each box.

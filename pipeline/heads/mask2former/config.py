@@ -1,0 +1,48 @@
+"""Every choice of the Mask2Former head, with its default; the defaults are those of its instance model (R50)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Mask2FormerConfig:
+    """One head. `configs/heads/*.toml` hold the named ones."""
+
+    encoder_layer: int = 0
+    """Which encoder layer's maps it reads, from 1; 0: those that the detector's TOML chose. Others must be in the
+    cache: `extra_encoder_layers` of the detector."""
+    levels: int = 0
+    """How many encoder maps the layers take in turn, counted from the finest (Mask2Former: 3); 0: all there are."""
+    start: Literal["learned", "detector"] = "learned"
+    """What the queries are at first. `learned`: the same for every image. `detector`: its detections, whose embedding
+    and label give the content and whose box gives the position."""
+    queries: int = 100
+    """How many learned ones."""
+    layers: int = 9
+    hidden: int = 256
+    """Width of the decoder and of the mask features."""
+    heads: int = 8
+    feed_forward: int = 2048
+    detections: int = 100
+    """Most masks of an image: the best pairs of query and class."""
+
+    class_weight: float = 2.0
+    """Of the class term, in loss and matching; bce_weight and dice_weight of the training are those of the others."""
+    no_object: float = 0.1
+    """Weight of the queries without object in the class term."""
+    mask_points: int = 12544
+    """Points of a mask at which loss and matching look: 112 x 112."""
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "layers", "heads", "feed_forward", "detections", "mask_points"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("encoder_layer", "levels"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more, or 0 for the default")
+        if self.hidden < 4 or self.hidden % 4:
+            raise ValueError(f"hidden is {self.hidden}, expected a multiple of 4: sines and cosines of x and y")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden = {self.hidden} is not divided by heads = {self.heads}")
+        if not 0 < self.no_object <= 1:
+            raise ValueError(f"no_object is {self.no_object}, expected more than 0 and at most 1")

@@ -1,0 +1,104 @@
+"""Mask2Former on frozen features: pixel features and masked-attention decoder -> masks, classes and scores."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...detectors.base import Features
+from ..base import MaskHead, Masks, Widths, encoder_maps, require_c1
+from .config import Mask2FormerConfig
+from .decoder import MaskedAttentionDecoder, Prediction
+from .instances import instances
+from .pixels import PixelFeatures
+from .start import DetectorStart, LearnedStart, Start
+
+
+class Mask2Former(MaskHead):
+    """The masked-attention decoder at the widths of any detector, whose encoder takes the pixel decoder's place."""
+
+    def __init__(self, config: Mask2FormerConfig, widths: Widths) -> None:
+        """Raises PipelineError where the choices and the widths contradict each other."""
+        super().__init__()
+        require_c1(widths, "its masks are on that grid; name a tap 'c1' in the detector's TOML")
+        self.config = config
+        self.strides = widths.strides
+        encoder = encoder_maps(widths, config.encoder_layer)
+        self.finest = encoder[0]
+        self.encoder = tuple(reversed(encoder[: config.levels or None]))
+        width = config.hidden
+        self.pixels = PixelFeatures(widths.channels["c1"], widths.channels[self.finest], width)
+        self.learned: LearnedStart | None = None
+        self.detected: DetectorStart | None = None
+        if config.start == "learned":
+            self.learned = LearnedStart(config.queries, width)
+        else:
+            self.detected = DetectorStart(widths.query_dim, widths.classes, width)
+        self.decoder = MaskedAttentionDecoder(
+            [widths.channels[name] for name in self.encoder],
+            width=width,
+            heads=config.heads,
+            layers=config.layers,
+            feed_forward=config.feed_forward,
+            classes=widths.classes,
+        )
+
+    def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> list[list[Prediction]]:
+        """Predictions before the first layer and after each, of every image: [layer][image].
+
+        boxes, queries: as in `MaskHead.forward`, but of the first n detections of `features`, whose labels count too.
+        Without a `detector` start they are of no matter.
+        """
+        found: dict[int, list[Prediction]] = {}
+        for rows, group in images_of_one_size(features):
+            start = self._start(group, [boxes[row] for row in rows], [queries[row] for row in rows])
+            maps = [group.maps[name] for name in self.encoder]
+            layers = self.decoder(maps, self.pixels(group.c1, group.maps[self.finest]), start)
+            for place, row in enumerate(rows):
+                n = self.config.queries if self.learned is not None else len(boxes[row])
+                found[row] = [Prediction(one.class_logits[place, :n], one.mask_logits[place, :n]) for one in layers]
+        return [[found[row][layer] for row in range(len(found))] for layer in range(self.config.layers + 1)]
+
+    @torch.inference_mode()
+    def predict(self, features: Features, counts: list[int] | None = None) -> list[Masks]:
+        """See `MaskHead.predict`. Boxes, scores and labels are the head's own, best score first."""
+        boxes, queries = _detections(features, counts)
+        with torch.autocast(features.boxes.device.type, torch.bfloat16, enabled=self.amp):
+            final = self(features, boxes, queries)[-1]
+        found: list[Masks] = []
+        for prediction, (h, w) in zip(final, features.input_hw.tolist(), strict=True):
+            stride = self.strides["c1"]
+            found.append(instances(prediction, (h / stride, w / stride), self.config.detections))
+        return found
+
+    def _start(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> Start:
+        if self.detected is None:
+            assert self.learned is not None
+            return self.learned(len(features.boxes))
+        labels = [rows[: len(own)] for rows, own in zip(features.labels, boxes, strict=True)]
+        return self.detected(queries, boxes, labels)
+
+
+def _detections(features: Features, counts: Sequence[int] | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Boxes and queries of each image without the rows that fill up the batch."""
+    counts = counts or [features.boxes.shape[1]] * len(features.boxes)
+    boxes = [rows[:n] for rows, n in zip(features.boxes, counts, strict=True)]
+    return boxes, [rows[:n] for rows, n in zip(features.queries, counts, strict=True)]
+
+
+def images_of_one_size(features: Features) -> Iterator[tuple[list[int], Features]]:
+    """The images that have one size, with their rows; their maps are without padding, which attention would see."""
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for row, hw in enumerate(features.input_hw.tolist()):
+        sizes.setdefault(tuple(hw), []).append(row)
+    if len(sizes) == 1:
+        yield list(range(len(features.boxes))), features
+        return
+    for (h, w), rows in sizes.items():
+        maps: dict[str, Tensor] = {}
+        for name, values in features.maps.items():
+            stride = features.strides[name]
+            maps[name] = values[rows, :, : -(-h // stride), : -(-w // stride)]
+        own = {name: getattr(features, name)[rows] for name in ("queries", "boxes", "scores", "labels", "input_hw")}
+        yield rows, replace(features, maps=maps, **own)

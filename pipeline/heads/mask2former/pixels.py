@@ -1,0 +1,32 @@
+"""Mask features: C1 and the finest encoder map, joined by one step of a feature pyramid."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PixelFeatures(nn.Module):
+    """Norm(1x1 of C1) + encoder map enlarged, a 3x3 convolution, and a 1x1 that says what masks are told by.
+
+    The last step of Mask2Former's pixel decoder; the steps before it are the detector's encoder.
+    """
+
+    def __init__(self, c1: int, finest: int, width: int) -> None:
+        """c1, finest: channels of the two maps."""
+        super().__init__()
+        groups = math.gcd(32, width)
+        self.lateral = nn.Sequential(nn.Conv2d(c1, width, 1, bias=False), nn.GroupNorm(groups, width))
+        self.finest = nn.Conv2d(finest, width, 1) if finest != width else nn.Identity()
+        self.smooth = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(groups, width), nn.ReLU()
+        )
+        self.output = nn.Conv2d(width, width, 1)
+        for layer in (self.lateral[0], self.smooth[0], self.output):
+            nn.init.kaiming_uniform_(layer.weight, a=1)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self.output.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, c1: Tensor, finest: Tensor) -> Tensor:
+        """ "b c h w" each, without padding -> "b width h w" on C1's grid."""
+        enlarged = F.interpolate(self.finest(finest), size=c1.shape[2:], mode="bilinear", align_corners=False)
+        return self.output(self.smooth(self.lateral(c1) + enlarged))
