@@ -18,6 +18,9 @@ FORMAT_VERSION = 1
 Codec = Literal["uint8", "fp16", "none"]
 CODECS: tuple[Codec, ...] = ("uint8", "fp16", "none")
 
+_LATER_FIELDS: dict[str, object] = {"band_rows": None, "moments": False}
+"""Of a level, with their defaults: who does not use them is called as it was before there were any."""
+
 Difference = tuple[str, object, object]
 """(field, mine, theirs)"""
 
@@ -28,7 +31,7 @@ class LevelSpec:
 
     `max_hw` is the (h, w) of the image with the most cells; an image may have any h and w with h * w up to that. With
     `band_rows` a map is stored in bands of so many of its rows (of `max_hw`), so that `Cache.window` need not read all
-    of it; None stores it in one piece.
+    of it; None stores it in one piece. With `moments` the mean and covariance of its channels are stored beside it.
     """
 
     name: str
@@ -36,6 +39,7 @@ class LevelSpec:
     channels: int
     max_hw: tuple[int, int]
     band_rows: int | None = None
+    moments: bool = False
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.replace("_", "").isalnum():
@@ -88,8 +92,8 @@ class CacheSpec:
             if not names or len(set(names)) != len(names):
                 raise CacheError(f"{what} names must be given and differ, got {names}")
         for view in self.views:
-            if not view or not view.replace("_", "").replace("-", "").isalnum():
-                raise CacheError(f"view name {view!r} must be letters, digits, '-' and '_'")
+            if view.startswith(".") or not view.translate(str.maketrans("", "", "_-.")).isalnum():
+                raise CacheError(f"view name {view!r} must be letters, digits, '-', '_' and, not first, '.'")
 
     def level(self, name: str) -> LevelSpec:
         """The level of that name; raises CacheError naming those there are."""
@@ -134,8 +138,9 @@ class CacheSpec:
         """A JSON object that `from_json` reads back to an equal spec."""
         data = json.loads(json.dumps(asdict(self)))
         for level in data["levels"]:
-            if level["band_rows"] is None:  # what has no bands is called as it was before there were any
-                del level["band_rows"]
+            for name, default in _LATER_FIELDS.items():
+                if level[name] == default:
+                    del level[name]
         return data
 
     @classmethod

@@ -10,6 +10,7 @@ from featcache.output import print_table
 
 from . import cli_about
 from .cli_errors import ErrorGroup
+from .data.views import KNOWN as KNOWN_VIEWS
 from .options import CacheDir, Detector, Device, RunDir, Weights, pairs, seed
 
 app = typer.Typer(
@@ -37,7 +38,7 @@ def extract(
     cache: CacheDir,
     weights: Weights = None,
     codec: Annotated[Literal["uint8", "fp16", "none"], typer.Option(help="How maps are stored.")] = "uint8",
-    views: Annotated[str, typer.Option(help="Comma-separated: orig, hflip.")] = "orig",
+    views: Annotated[str, typer.Option(help=f"Comma-separated: {KNOWN_VIEWS}.")] = "orig",
     limit: Annotated[
         int | None, typer.Option(help="Only the images with the lowest N ids.", min=1, metavar="N")
     ] = None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from .data.coco import Category, contiguous_labels
+from .data.coco import Category, contiguous_labels, view_of
 from .data.sources import Batch, Cached
 from .data.transforms import view_to_original
 from .errors import PipelineError
@@ -114,10 +114,10 @@ def _reference(kind: Reference, categories: Sequence[Category]) -> Predict:
         if kind == "box":
             logits = box_logits(boxes)
         else:
-            image_hw, view = (info.height, info.width), batch.views[0]
+            image_hw, view = (info.height, info.width), view_of(info, batch.views[0])
             boxes_xyxy = view_to_original(boxes, image_hw, view)
             logits = oracle_logits(boxes_xyxy, labels, truth, contiguous_labels(truth, categories), image_hw)
-            if view == "hflip":
+            if view.mirrored:
                 logits = logits.flip(-1)
         return Masks(mask_logits=logits, boxes=boxes, scores=features.scores[0], labels=labels)
 

@@ -17,7 +17,7 @@ from featcache.progress import Progress
 from .data.coco import CocoSet, load_coco
 from .data.decode import decode_ahead, plan_batches
 from .data.images import UnreadableImageError, several_unreadable
-from .data.transforms import check_view
+from .data.views import check_view
 from .detectors.base import Features, FrozenDetector, source_of
 from .detectors.registry import absolute_name, build_detector
 from .errors import PipelineError, UsageError

@@ -18,6 +18,7 @@ from featcache import GroundTruth, ImageInfo
 from ..errors import PipelineError
 from ..masks import rle
 from .images import open_image
+from .views import View, resolve
 
 Category = dict[str, Any]  # {"id": int, "name": str}
 
@@ -43,6 +44,15 @@ class CocoSet:
         """The image file at this position."""
         assert self.folder is not None, "load_coco was called without an images folder"
         return self.folder / self.images[index].file_name
+
+    def view(self, index: int, name: str) -> View:
+        """The view of that name of the image at this position."""
+        return view_of(self.images[index], name)
+
+
+def view_of(info: ImageInfo, name: str) -> View:
+    """The view of that name of an image; raises UsageError for an unknown name."""
+    return resolve(name, info.id, (info.height, info.width))
 
 
 def load_coco(annotations: Path, images: Path | None = None, limit: int | None = None) -> CocoSet:

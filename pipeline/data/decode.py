@@ -46,7 +46,7 @@ def decode_ahead(
 
     def load(index: int) -> Tensor | UnreadableImageError:
         try:
-            return transform(read_image(coco, index), view)
+            return transform(read_image(coco, index), coco.view(index, view))
         except UnreadableImageError as error:
             return error
 

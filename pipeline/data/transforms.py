@@ -1,10 +1,11 @@
 """What the detector sees: resize, views, normalisation; and every change of frame of boxes and masks, here only.
 
-Frames: *view* boxes are cxcywh in 0-1 of the view (what detectors give and caches hold); *original* boxes are pixels of
-the image file. Views: `orig` is the image, `hflip` its mirror image left to right.
+Frames: *view* boxes are cxcywh in 0-1 of the view's canvas (what detectors give and caches hold); *original* boxes are
+pixels of the image file. `views.py` says which window of the image a view shows.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,12 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from featcache import GroundTruth
-
-from ..errors import UsageError, nearest
-from ..masks import rle
-
-VIEWS = ("orig", "hflip")
+from .views import View, as_view
 
 
 @dataclass(frozen=True)
@@ -60,10 +56,31 @@ class Transform:
         """The network input with the most pixels that any image can give (landscape)."""
         return (self.size, self.size) if self.resize == "square" else (self.size, self.max_size)
 
-    def __call__(self, image: Image.Image, view: str = "orig") -> Tensor:
-        """Float "3 h w", RGB, normalised."""
-        height, width = self.network_hw((image.height, image.width))
-        image = view_image(image.convert("RGB"), view).resize((width, height), Image.Resampling.BILINEAR)
+    def __call__(self, image: Image.Image, view: View | str = "orig") -> Tensor:
+        """Float "3 h w", RGB, normalised; zero where the view reaches beyond the image."""
+        image_hw = (image.height, image.width)
+        (height, width), view = self.network_hw(image_hw), as_view(view, image_hw)
+        if not view.whole:
+            return self._windowed(image.convert("RGB"), view, (height, width))
+        image = image.convert("RGB")
+        if view.mirrored:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return self._normalised(image.resize((width, height), Image.Resampling.BILINEAR))
+
+    def _windowed(self, image: Image.Image, view: View, canvas_hw: tuple[int, int]) -> Tensor:
+        """A canvas that shows the image where the centres of its pixels lie in it."""
+        x0, y0, x1, y1 = view.window
+        columns, left, right = _shown(x0, x1, image.width, canvas_hw[1])
+        rows, top, bottom = _shown(y0, y1, image.height, canvas_hw[0])
+        canvas = torch.zeros(3, *canvas_hw)
+        if len(columns) and len(rows):
+            image, (dx, dy) = _extended(image, (left, top, right, bottom))
+            box = (left + dx, top + dy, right + dx, bottom + dy)
+            shown = image.resize((len(columns), len(rows)), Image.Resampling.BILINEAR, box=box)
+            canvas[:, rows.start : rows.stop, columns.start : columns.stop] = self._normalised(shown)
+        return canvas.flip(-1) if view.mirrored else canvas
+
+    def _normalised(self, image: Image.Image) -> Tensor:
         pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return ((pixels - mean) / std).contiguous()
@@ -73,18 +90,23 @@ class Transform:
         return dataclasses.asdict(self)
 
 
-def check_view(view: str) -> str:
-    """`view` itself if it is known."""
-    if view not in VIEWS:
-        raise UsageError(
-            f"unknown view '{view}'", f"did you mean {nearest(view, VIEWS, cutoff=0)}? known: {', '.join(VIEWS)}"
-        )
-    return view
+def _shown(low: float, high: float, size: int, cells: int) -> tuple[range, float, float]:
+    """Along one axis, `cells` of a canvas over [low, high] of an image of this size: the cells with their centre in it.
+
+    With them, where the first begins and the last ends in the image, which may be up to half a cell beyond its edge.
+    """
+    pitch = (high - low) / cells
+    first, last = (min(max(math.ceil((edge - low) / pitch - 0.5), 0), cells) for edge in (0, size))
+    return range(first, max(first, last)), low + first * pitch, low + last * pitch
 
 
-def view_image(image: Image.Image, view: str) -> Image.Image:
-    """The image as this view shows it."""
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if check_view(view) == "hflip" else image
+def _extended(image: Image.Image, box: tuple[float, float, float, float]) -> tuple[Image.Image, tuple[int, int]]:
+    """The image with its outermost pixels repeated as far as the box reaches, and how much of that is left and top."""
+    left, top = (max(0, math.ceil(-edge)) for edge in box[:2])
+    right, bottom = (max(0, math.ceil(edge - size)) for edge, size in zip(box[2:], image.size, strict=True))
+    if left or top or right or bottom:
+        image = Image.fromarray(np.pad(np.asarray(image), ((top, bottom), (left, right), (0, 0)), mode="edge"))
+    return image, (left, top)
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -109,32 +131,27 @@ def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], dim=-1)
 
 
-def flip_boxes(boxes_cxcywh: Tensor, view: str) -> Tensor:
-    """Boxes in 0-1 from the original to `view`, or back: each view is its own inverse. "... 4" """
-    if check_view(view) == "orig":
-        return boxes_cxcywh
+def flip_boxes(boxes_cxcywh: Tensor) -> Tensor:
+    """Boxes in 0-1 in the mirror, left to right. "... 4" """
     return torch.cat([1 - boxes_cxcywh[..., :1], boxes_cxcywh[..., 1:]], dim=-1)
 
 
-def view_to_original(boxes_cxcywh: Tensor, image_hw: tuple[int, int], view: str = "orig") -> Tensor:
+def view_to_original(boxes_cxcywh: Tensor, image_hw: tuple[int, int], view: View | str = "orig") -> Tensor:
     """Boxes of a view (cxcywh, 0-1) -> xyxy in pixels of the original image, not clipped. float64 "... 4" """
-    height, width = image_hw
-    boxes = cxcywh_to_xyxy(flip_boxes(boxes_cxcywh.double(), view))
-    return boxes * boxes.new_tensor([width, height, width, height])
+    view, boxes = as_view(view, image_hw), boxes_cxcywh.double()
+    offset, size = _offset_and_size(view, boxes)
+    return cxcywh_to_xyxy(flip_boxes(boxes) if view.mirrored else boxes) * size + offset
 
 
-def original_to_view(boxes_xyxy: Tensor, image_hw: tuple[int, int], view: str = "orig") -> Tensor:
-    """xyxy in pixels of the original image -> boxes of a view (cxcywh, 0-1). float64 "... 4" """
-    height, width = image_hw
-    boxes = boxes_xyxy.double()
-    return flip_boxes(xyxy_to_cxcywh(boxes / boxes.new_tensor([width, height, width, height])), view)
+def original_to_view(boxes_xyxy: Tensor, image_hw: tuple[int, int], view: View | str = "orig") -> Tensor:
+    """xyxy in pixels of the original image -> boxes of a view (cxcywh, 0-1), not clipped. float64 "... 4" """
+    view, boxes = as_view(view, image_hw), boxes_xyxy.double()
+    offset, size = _offset_and_size(view, boxes)
+    boxes = xyxy_to_cxcywh((boxes - offset) / size)
+    return flip_boxes(boxes) if view.mirrored else boxes
 
 
-def view_ground_truth(truth: GroundTruth, image_hw: tuple[int, int], view: str) -> GroundTruth:
-    """Ground truth of the original image -> the same as this view shows it (still pixels, still h x w)."""
-    if check_view(view) == "orig":
-        return truth
-    boxes = truth.boxes_xywh.copy()
-    boxes[:, 0] = image_hw[1] - boxes[:, 0] - boxes[:, 2]
-    rles = [rle.encode(rle.decode(counts, image_hw)[:, ::-1]) for counts in truth.rles]
-    return dataclasses.replace(truth, boxes_xywh=boxes, rles=rles)
+def _offset_and_size(view: View, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Top left corner of the window and its width and height, each twice: "4" """
+    x0, y0, x1, y1 = view.window
+    return like.new_tensor([x0, y0, x0, y0]), like.new_tensor([x1 - x0, y1 - y0, x1 - x0, y1 - y0])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.coco import Category, contiguous_labels
+from ..data.coco import Category, contiguous_labels, view_of
 from ..data.sources import Batch
 from ..data.transforms import view_to_original
 from ..heads.base import Masks
@@ -36,7 +36,8 @@ class ImageResults:
 def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) -> ImageResults:
     """Results of a batch of one image; its masks are pasted and run-length encoded here, so that none outlives it."""
     info, truth = batch.infos[0], batch.ground_truth[0]
-    view, image_hw = batch.views[0], (info.height, info.width)
+    view = view_of(info, batch.views[0])
+    image_hw = (info.height, info.width)
     boxes_xyxy, labels = view_to_original(masks.boxes.cpu(), image_hw, view), masks.labels.cpu()
     counts = paste(masks.mask_logits, masks.grid_boxes, image_hw, view)
     boxes = box_results(info.id, boxes_xyxy, batch.features.scores[0], labels, [c["id"] for c in categories])

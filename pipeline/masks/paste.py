@@ -13,20 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.transforms import view_to_original
+from ..data.views import View, as_view
 from . import rle
 from .rle import Mask
 
 Weights = NDArray[np.float64]
 
 
-def paste(mask_logits: Tensor, boxes: Tensor, image_hw: tuple[int, int], view: str = "orig") -> list[bytes]:
+def paste(mask_logits: Tensor, boxes: Tensor, image_hw: tuple[int, int], view: View | str = "orig") -> list[bytes]:
     """Compressed counts of the masks of one image, in the frame of the original image.
 
     mask_logits: "n r r" before sigmoid, in the frame of each box. boxes: "n 4" cxcywh in 0-1 of `view`. A mask covers
     only pixels whose centre lies in its box, so a box without any gives an empty mask.
     """
     logits = mask_logits.detach().float().cpu().numpy()
-    if view == "hflip":
+    if as_view(view, image_hw).mirrored:
         logits = logits[..., ::-1]
     boxes_xyxy = view_to_original(boxes.detach().cpu(), image_hw, view).tolist()
     canvas = np.zeros(image_hw, dtype=np.uint8, order="F")

@@ -6,25 +6,22 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from featcache import GroundTruth
 from pipeline.data.transforms import (
-    VIEWS,
     Transform,
     cxcywh_to_xyxy,
     flip_boxes,
     original_to_view,
-    view_ground_truth,
     view_to_original,
     xywh_to_xyxy,
     xyxy_to_cxcywh,
     xyxy_to_xywh,
 )
-from pipeline.errors import UsageError
-from pipeline.masks import rle
+from pipeline.data.views import View, resolve
 
 DETR = Transform("shortest", 800, 1333, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 boxes = arrays(np.float64, (5, 4), elements=st.floats(0.001, 1)).map(torch.from_numpy)
 sides = st.integers(1, 3000)
+VIEWS = st.sampled_from(["orig", "hflip", "scale0.1", "scale0.55", "crop1", "crop2", "lsj1", "lsj2", "lsj3"])
 
 
 @settings(deadline=None)
@@ -35,17 +32,27 @@ def test_formats_of_boxes_round_trip(values: torch.Tensor) -> None:
 
 
 @settings(deadline=None)
-@given(boxes, sides, sides, st.sampled_from(VIEWS))
-def test_view_and_original_frames_round_trip(values: torch.Tensor, height: int, width: int, view: str) -> None:
+@given(boxes, sides, sides, VIEWS, st.integers(0, 10**12))
+def test_view_and_original_frames_round_trip(
+    values: torch.Tensor, height: int, width: int, name: str, image_id: int
+) -> None:
+    view = resolve(name, image_id, (height, width))
     there = view_to_original(values, (height, width), view)
     torch.testing.assert_close(original_to_view(there, (height, width), view), values)
 
 
 @settings(deadline=None)
+@given(sides, sides, VIEWS, st.integers(0, 10**12))
+def test_the_whole_canvas_is_the_window(height: int, width: int, name: str, image_id: int) -> None:
+    view = resolve(name, image_id, (height, width))
+    canvas = torch.tensor([[0.5, 0.5, 1.0, 1.0]])
+    assert view_to_original(canvas, (height, width), view)[0].tolist() == pytest.approx(view.window)
+
+
+@settings(deadline=None)
 @given(boxes)
 def test_flipping_twice_changes_nothing(values: torch.Tensor) -> None:
-    torch.testing.assert_close(flip_boxes(flip_boxes(values, "hflip"), "hflip"), values)
-    assert torch.equal(flip_boxes(values, "orig"), values)
+    torch.testing.assert_close(flip_boxes(flip_boxes(values)), values)
 
 
 def test_a_box_at_the_left_of_the_flipped_view_is_at_the_right_of_the_original() -> None:
@@ -96,10 +103,37 @@ def test_grey_and_transparent_images_become_rgb() -> None:
         assert Transform("square", 8)(Image.new(mode, (20, 10))).shape == (3, 8, 8)
 
 
-def test_unknown_view_suggests_the_nearest() -> None:
-    with pytest.raises(UsageError, match="unknown view 'hflp'") as caught:
-        flip_boxes(torch.zeros(1, 4), "hflp")
-    assert "'hflip'" in caught.value.hint
+@pytest.mark.parametrize("name", ["crop1", "lsj2"])
+def test_a_draw_needs_to_know_its_image(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' differs from image to image"):
+        Transform("square", 8)(Image.new("RGB", (20, 10)), name)
+
+
+def test_a_window_of_whole_pixels_is_the_cropped_image() -> None:
+    """Where no pixel is resized, the canvas is the part itself."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    transform = Transform("shortest", 40, 60)
+    for mirrored in (False, True):
+        view = View((40, 60), (-6.0, 8.0, 54.0, 48.0), mirrored)
+        canvas = np.zeros((40, 60, 3), dtype=np.float32)
+        canvas[:32, 6:] = pixels[8:, :54] / 255
+        expected = canvas[:, ::-1] if mirrored else canvas
+        np.testing.assert_allclose(transform(Image.fromarray(pixels), view).numpy().transpose(1, 2, 0), expected)
+
+
+def test_a_window_inside_is_what_the_enlarged_image_shows() -> None:
+    """Twice the size, window in the middle: equal to the same part of the image resized as a whole."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    whole = np.asarray(Image.fromarray(pixels).resize((120, 80), Image.Resampling.BILINEAR)) / 255
+    shown = Transform("shortest", 40, 60)(Image.fromarray(pixels), View((40, 60), (10.0, 15.0, 40.0, 35.0)))
+    np.testing.assert_allclose(shown.numpy().transpose(1, 2, 0), whole[30:70, 20:80], atol=1e-6)
+
+
+def test_an_image_smaller_than_a_pixel_leaves_the_mean_colour() -> None:
+    shown = Transform("square", 4, mean=(0.5, 0.5, 0.5))(
+        Image.new("RGB", (3, 3), "white"), View((3, 3), (0, 0, 30, 30))
+    )
+    assert not shown.any()
 
 
 @pytest.mark.parametrize(
@@ -115,19 +149,3 @@ def test_unknown_view_suggests_the_nearest() -> None:
 def test_contradictions_are_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Transform(*arguments)
-
-
-@settings(deadline=None)
-@given(arrays(bool, (7, 9)))
-def test_flipped_ground_truth_moves_masks_and_boxes_together(mask: np.ndarray) -> None:
-    counts = rle.encode(mask)
-    box = np.array([rle.box_xywh(counts, (7, 9))])
-    truth = GroundTruth(np.array([1]), np.array([1]), box, np.array([1.0]), np.array([False]), [counts])
-    flipped = view_ground_truth(truth, (7, 9), "hflip")
-    assert np.array_equal(rle.decode(flipped.rles[0], (7, 9)), mask[:, ::-1])
-    if mask.any():
-        assert flipped.boxes_xywh[0].tolist() == rle.box_xywh(flipped.rles[0], (7, 9))
-    back = view_ground_truth(flipped, (7, 9), "hflip")
-    assert back.rles == truth.rles
-    assert back.boxes_xywh.tolist() == truth.boxes_xywh.tolist()
-    assert view_ground_truth(truth, (7, 9), "orig") is truth

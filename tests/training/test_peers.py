@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.data.views import resolve
 from pipeline.heads.base import HeadOutput
 from pipeline.training.assign import hungarian
 from pipeline.training.config import TrainConfig
@@ -60,7 +61,7 @@ def whole_image_targets(truth: torch.Tensor) -> Targets:
         box_areas=torch.full((m,), float(SIDE * SIDE)),
         masks=list(truth),
         frames=torch.tensor([0.0, 0.0, SIDE, SIDE], dtype=torch.float64).expand(m, 4),
-        flipped=[False] * m,
+        views=[resolve("orig", 1, (SIDE, SIDE))] * m,
     )
 
 
