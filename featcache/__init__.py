@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from featcache.errors import CacheError
     from featcache.loader import Loader
+    from featcache.moments import Moments
     from featcache.reader import Cache, Entry
     from featcache.spec import FORMAT_VERSION, CacheSpec, GroundTruth, ImageInfo, LevelSpec
     from featcache.writer import CacheWriter
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CacheError": "errors",
     "Loader": "loader",
+    "Moments": "moments",
     "Cache": "reader",
     "Entry": "reader",
     "FORMAT_VERSION": "spec",
@@ -40,6 +42,7 @@ __all__ = [
     "ImageInfo",
     "LevelSpec",
     "Loader",
+    "Moments",
 ]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featcache.codecs import STORED_DTYPE
+from featcache.moments import packed_size
 from featcache.spec import CacheSpec, LevelSpec
 
 ROW_CHUNK_BYTES = 8 << 20
@@ -67,6 +68,10 @@ def row_arrays(spec: CacheSpec) -> dict[str, RowArray]:
     if spec.codec == "uint8":
         for level in spec.levels:
             arrays += [RowArray(f"{what}/{level.name}", "<f4", (level.channels,)) for what in ("scale", "offset")]
+    for level in spec.levels:
+        if level.moments:
+            arrays.append(RowArray(f"mean/{level.name}", "<f4", (level.channels,)))
+            arrays.append(RowArray(f"covariance/{level.name}", "<f4", (packed_size(level.channels),)))
     return {array.name: array for array in arrays}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from featcache import codecs, store
 from featcache.direct import read_bands
-from featcache.errors import CacheError, DamagedError, NotACacheError, NotDoneError
+from featcache.errors import CacheError, DamagedError, NotDoneError, unfinished_cache
 from featcache.layout import RowFiles, ViewFiles
+from featcache.moments import Moments
 from featcache.record import Record, rows_checksum
 from featcache.rows import read_all, read_row_of_each
 from featcache.source import open_source
@@ -40,6 +41,7 @@ class Entry:
     scores: Tensor  # "n" float32
     labels: Tensor  # "n" int64
     ground_truth: GroundTruth
+    moments: dict[str, Moments] = field(default_factory=dict[str, Moments])  # of levels that have them, float32
 
     def features(self) -> dict[str, Any]:
         """The arguments of `CacheWriter.put` that store this entry again."""
@@ -60,10 +62,7 @@ class Cache:
         self._group = store.open_group(path)
         header = store.read_header(self._group)
         if header is None:
-            raise NotACacheError(
-                f"{path} is no finished cache: its creation was interrupted, or another program made it",
-                "run the extraction that was to make it again",
-            )
+            raise unfinished_cache(path)
         check_format_version(header["format_version"], self.path)
         self.spec = CacheSpec.from_json(header["spec"])
         self.shard = int(header["shard"])
@@ -196,6 +195,11 @@ class Cache:
             scores=_moved(rows["scores"][:count], device),
             labels=_moved(rows["labels"][:count], device).long(),
             ground_truth=self.ground_truth(record.index),
+            moments={
+                name: Moments.unpacked(*(_moved(rows[f"{what}/{name}"], device) for what in ("mean", "covariance")))
+                for name in record.tokens
+                if self.spec.level(name).moments
+            },
         )
 
     def _decode_map(

@@ -21,6 +21,7 @@ from featcache.errors import BadValueError, CacheError, MismatchError, NotACache
 from featcache.files import PARTIAL_SUFFIXES, clear_directory, full_disk_is_clear
 from featcache.layout import ViewFiles, images_per_file
 from featcache.lock import LOCK_NAME, WriterLock
+from featcache.moments import Moments
 from featcache.pack import detection_rows, encode_maps
 from featcache.record import Record
 from featcache.source import local_directory
@@ -138,6 +139,10 @@ class CacheWriter:
             h, w, c = stored.tokens.shape
             level_hw.append((h, w))
             values = stored.tokens
+            if level.moments:  # of what a reader will get, not of what was given
+                found = Moments.of(codecs.decode(values, stored.scale, stored.offset, delta=False))
+                rows[f"mean/{level.name}"] = found.mean.cpu().numpy()
+                rows[f"covariance/{level.name}"] = found.packed()
             if stored.scale is not None and stored.offset is not None:
                 rows[f"scale/{level.name}"] = stored.scale.cpu().numpy()
                 rows[f"offset/{level.name}"] = stored.offset.cpu().numpy()
