@@ -148,7 +148,7 @@ def show(
     data = drawing.summary(cache, entry, min_score)
     if out is not None:
         folder = images or cache.spec.recipe.get("images_folder")
-        drawing.sheet(entry, Path(folder) if folder else None, min_score).save(out)
+        drawing.sheet(entry, data, Path(folder) if folder else None, min_score).save(out)
         data["out"] = str(out)
     if as_json:
         return print_json(data)

@@ -1,29 +1,28 @@
-"""`show`: one image of a cache as a sheet: the picture with its boxes, and every map as its three main components."""
+"""`show`: one image of a cache in words, and as a sheet: the picture with its boxes, every map in three colours."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
+from featcache.panels import DETECTION, TRUTH, WHITE, Box, Panel, page, panel_size
 from featcache.reader import Cache, Entry
+from featcache.spec import ImageInfo
 
-PANEL_HEIGHT = 360
-_CAPTION = 16
-_TRUTH, _DETECTION = (0, 200, 0), (230, 60, 0)
 UNFLIPPED = "orig"
 """The one view whose boxes lie on the picture as it is; those of other views are drawn on their maps only."""
 
 
 def summary(cache: Cache, entry: Entry, min_score: float) -> dict[str, Any]:
     """What the terminal shows of one image: sizes, detections above a score, annotations, range of every map."""
-    names = {int(c["id"]): str(c["name"]) for c in cache.spec.recipe.get("categories", [])}
+    names, truth = category_names(cache), entry.ground_truth
     labels = [names[key] for key in sorted(names)]
-    truth = entry.ground_truth
     return {
         "image_id": entry.info.id,
         "index": entry.index,
@@ -59,19 +58,36 @@ def summary(cache: Cache, entry: Entry, min_score: float) -> dict[str, Any]:
     }
 
 
-def sheet(entry: Entry, pictures: Path | None, min_score: float) -> Image.Image:
-    """Panels side by side: the picture if its folder is known, then each map."""
-    panels: list[tuple[str, Image.Image]] = []
-    path = pictures / entry.info.file_name if pictures else None
+def category_names(cache: Cache) -> dict[int, str]:
+    """Names of the categories by id; empty for a cache that was not told."""
+    return {int(c["id"]): str(c["name"]) for c in cache.spec.recipe.get("categories", [])}
+
+
+def sheet(entry: Entry, told: Mapping[str, Any], pictures: Path | None, min_score: float) -> Image.Image:
+    """A page of panels: the picture, if it is found, with the ground truth and with the detections; then each map.
+
+    told: the `summary` of the entry. pictures: the folder of its file.
+    """
+    info, path = entry.info, pictures / entry.info.file_name if pictures else None
+    size = panel_size(*((info.height, info.width) if entry.view == UNFLIPPED else entry.input_hw))
+    panels: list[Panel] = []
     if path is not None and path.is_file():
-        panels.append((f"{entry.info.file_name}: truth green, detections red", _picture(entry, path, min_score)))
+        with Image.open(path) as file:
+            picture = file.convert("RGB").resize(panel_size(info.height, info.width), Image.Resampling.LANCZOS)
+        truth = [(_caption_of(row), _corners(row["box_xywh"], info)) for row in told["annotations"]]
+        panels.append(Panel(f"ground truth: {_count(len(truth), 'object')}", picture.copy(), TRUTH, truth))
+        if entry.view == UNFLIPPED:
+            words = f"{_count(len(told['detections']), 'detection')} of score {min_score:g} or more"
+            panels.append(Panel(words, picture, DETECTION, _detections(told, named=True)))
     for name, values in entry.maps.items():
-        panel = Image.fromarray(principal_colours(values)).resize(
-            _panel_size(*entry.input_hw), Image.Resampling.NEAREST
-        )
-        _draw(panel, _detections(entry, min_score), _DETECTION)
-        panels.append((f"{name}  {values.shape[1]} x {values.shape[2]} x {values.shape[0]}", panel))
-    return _row(panels)
+        c, h, w = values.shape
+        drawn = Image.fromarray(principal_colours(values)).resize(size, Image.Resampling.NEAREST)
+        panels.append(Panel(f"{name}: {h} x {w} cells, {c} channels", drawn, WHITE, _detections(told, named=False)))
+    return page(
+        f"image {info.id}, view {entry.view}: {info.file_name}, {info.height} x {info.width} pixels. "
+        "Maps: three principal components as red, green, blue",
+        panels,
+    )
 
 
 def principal_colours(values: Tensor) -> NDArray[np.uint8]:
@@ -87,41 +103,28 @@ def principal_colours(values: Tensor) -> NDArray[np.uint8]:
     return (colours * 255).round().astype(np.uint8).reshape(h, w, 3)
 
 
-def _picture(entry: Entry, path: Path, min_score: float) -> Image.Image:
-    with Image.open(path) as file:
-        picture = file.convert("RGB").resize(_panel_size(entry.info.height, entry.info.width))
-    truth = entry.ground_truth.boxes_xywh
-    corners = np.concatenate([truth[:, :2], truth[:, :2] + truth[:, 2:]], 1)
-    _draw(picture, corners / ([entry.info.width, entry.info.height] * 2), _TRUTH)
-    if entry.view == UNFLIPPED:
-        _draw(picture, _detections(entry, min_score), _DETECTION)
-    return picture
+def _detections(told: Mapping[str, Any], *, named: bool) -> list[Box]:
+    """Boxes xyxy in 0-1 of the view, with label and score."""
+    boxes: list[Box] = []
+    for row in told["detections"]:
+        cx, cy, w, h = row["box_cxcywh"]
+        words = f"{row['label']} {row['score']:.2f}" if named else ""
+        boxes.append((words, (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)))
+    return boxes
 
 
-def _detections(entry: Entry, min_score: float) -> NDArray[Any]:
-    """Boxes above a score, xyxy in 0-1 of the view."""
-    boxes = _numpy(entry.boxes)[_numpy(entry.scores) >= min_score]
-    return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
+def _caption_of(annotation: Mapping[str, Any]) -> str:
+    return f"{annotation['category']}{' (crowd)' if annotation['crowd'] else ''}"
 
 
-def _draw(panel: Image.Image, boxes_xyxy: NDArray[Any], colour: tuple[int, int, int]) -> None:
-    draw = ImageDraw.Draw(panel)
-    for x0, y0, x1, y1 in (boxes_xyxy * ([panel.width, panel.height] * 2)).tolist():
-        draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=colour, width=2)
+def _corners(box_xywh: Sequence[float], info: ImageInfo) -> tuple[float, float, float, float]:
+    """A box in pixels of the picture as xyxy in 0-1."""
+    x, y, w, h = box_xywh
+    return x / info.width, y / info.height, (x + w) / info.width, (y + h) / info.height
 
 
-def _panel_size(height: int, width: int) -> tuple[int, int]:
-    return max(1, round(width * PANEL_HEIGHT / height)), PANEL_HEIGHT
-
-
-def _row(panels: list[tuple[str, Image.Image]]) -> Image.Image:
-    total = Image.new("RGB", (sum(panel.width for _, panel in panels), PANEL_HEIGHT + _CAPTION), "white")
-    draw, x = ImageDraw.Draw(total), 0
-    for caption, panel in panels:
-        draw.text((x + 2, 2), caption, fill="black")
-        total.paste(panel, (x, _CAPTION))
-        x += panel.width
-    return total
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _numpy(values: Tensor) -> NDArray[Any]:

@@ -235,10 +235,13 @@ def test_show(run: Callable[..., Any], make_cache: Maker, tmp_path: Path) -> Non
     assert list(data["annotations"][0]) == ["id", "category", "box_xywh", "crowd"]
     with Image.open(out) as sheet:
         pixels = np.asarray(sheet)
-    assert pixels[200, 5].tolist()[2] > 200  # the blue picture stands first
+    assert pixels[300, 300].tolist()[2] > 200  # the blue picture stands first
     run("show", path, 102, "--out", out)  # no picture known: the maps alone
     with Image.open(out) as sheet:
-        assert sheet.width < pixels.shape[1]
+        assert sheet.height < pixels.shape[0] or sheet.width < pixels.shape[1]
+    run("show", path, 102, "--out", out, "--images", pictures, "--min-score", 1)  # other boxes are another sheet
+    with Image.open(out) as sheet:
+        assert not np.array_equal(np.asarray(sheet), pixels)
     assert "box_cxcywh" in run("show", path, 102, "--min-score", 0)[1]
 
 
