@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from featcache.output import print_table
+from featcache.output import print_json, print_table
 
-from . import cli_about
+from . import cli_about, cli_results
 from .cli_errors import ErrorGroup
 from .data.views import KNOWN as KNOWN_VIEWS
 from .options import CacheDir, Detector, Device, RunDir, Weights, pairs, seed
@@ -76,11 +76,20 @@ def extract(
 
 @app.command()
 def train(
-    cache: CacheDir,
     head: Annotated[
         str, typer.Option(help="A name from `python -m pipeline heads`, or a TOML file.", metavar="NAME|FILE")
     ],
     run: RunDir,
+    cache: Annotated[Path | None, typer.Option(help="The feature cache; not with --live.", metavar="DIR")] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Run the detector at each step, in place of a cache: several times slower.")
+    ] = False,
+    detector: Annotated[
+        str | None, typer.Option(help="With --live, as for extract.", metavar="NAME|FILE|hf:DIR")
+    ] = None,
+    weights: Weights = None,
+    images: Annotated[Path | None, typer.Option(help="With --live: folder of the images.", metavar="DIR")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="With --live: COCO instances.", metavar="JSON")] = None,
     val_cache: Annotated[Path | None, typer.Option(help="Evaluate on this cache at the end.", metavar="DIR")] = None,
     steps: Annotated[int | None, typer.Option(help="In place of the head's own.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="In place of the head's own.", min=1)] = None,
@@ -92,16 +101,25 @@ def train(
 ) -> None:
     """Stage 2: cache -> trained mask head.
 
-    The same command again continues a run that was stopped.
+    The same command again continues a run that was stopped. With --live the detector itself gives the features, to
+    compare, or to train it too: finetune=transformer or finetune=all.
 
     python -m pipeline train --cache train --val-cache val --head mask-frozen-detr --run runs/first --steps 1000 lr=3e-4
+
+    python -m pipeline train --live --detector hdetr-r50 --weights r50.pth --images train2017 --annotations train.json
+    --head mask-frozen-detr --run runs/whole finetune=all detection_weight=1
     """
     from . import evaluate as evaluation
     from . import train as stage
 
     options = {"steps": steps, "batch_size": batch_size, "seed": seed}
     given = {key: str(value) for key, value in options.items() if value is not None}
-    print(stage.main(cache=cache, head=head, run=run, settings={**pairs(settings or []), **given}, device=device))
+    inputs = stage.live_inputs(live, cache, detector, weights, images, annotations)
+    print(
+        stage.main(
+            cache=cache, live=inputs, head=head, run=run, settings={**pairs(settings or []), **given}, device=device
+        )
+    )
     if val_cache is not None:
         print(_table(evaluation.main(cache=val_cache, run=run, device=device)))
 
@@ -118,16 +136,29 @@ def evaluate(
     holdout: Annotated[
         int, typer.Option(help="Only every n-th image, which training with holdout=n left out.", min=0, metavar="N")
     ] = 0,
+    per_class: Annotated[bool, typer.Option("--per-class", help="AP of each class too, best first.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where the head was trained on other features; warns.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The content of RUN/metrics.json.")] = False,
 ) -> None:
-    """Cache and run -> COCO AP of boxes and masks.
+    """Cache and run -> COCO AP of boxes and masks, and where AP is lost.
 
-    Opens nothing else; writes RUN/metrics.json and RUN/results.json.
+    Opens nothing else; writes RUN/metrics.json, results.json and boxes.json (which pycocotools reads), quality.json
+    (each image), and in RUN/metrics AP per class, precision over recall and lost AP.
 
     python -m pipeline evaluate --cache val --run runs/first
     """
     from . import evaluate as stage
 
-    print(_table(stage.main(cache=cache, run=run, device=device, reference=reference, holdout=holdout)))
+    metrics = stage.main(cache=cache, run=run, device=device, reference=reference, holdout=holdout, force=force)
+    if as_json:
+        print_json(metrics)
+        return
+    print(_table(metrics))
+    print(stage.lost_in_words(run))
+    if per_class:
+        print_table(stage.class_table(run))
 
 
 @app.command()
@@ -202,6 +233,7 @@ def predict(
     )
 
 
+app.add_typer(cli_results.app)
 app.add_typer(cli_about.app)
 
 

@@ -1,4 +1,4 @@
-"""Stage 2: cache -> trained head. Only the cache is opened: no image, annotation file or detector."""
+"""Stage 2: cache -> trained head. Nothing but the cache is opened, unless the live detector takes its place."""
 
 import dataclasses
 import sys
@@ -8,30 +8,57 @@ from typing import Any
 
 import torch
 
-from .data.sources import Cached
+from .data.coco import load_coco
+from .data.live import Live
+from .data.sources import Cached, FeatureSource
+from .detectors.base import LearningDetector
+from .detectors.registry import build_detector
+from .errors import PipelineError, UsageError
+from .extract import cache_spec, check_categories
 from .heads.registry import build_head
-from .training.checkpoint import HEAD, claim_run, describe_run, save_tensors
-from .training.recipe import load_recipe, override
+from .training.checkpoint import DETECTOR, HEAD, claim_run, describe_run, save_tensors
+from .training.recipe import Recipe, load_recipe, override
 from .training.together import train_together
 from .training.trainer import Trainer
 
 
+@dataclasses.dataclass(frozen=True)
+class LiveInputs:
+    """What takes the place of a cache where the detector computes at each step; as `extract` takes them."""
+
+    detector: str
+    weights: Path | None
+    images: Path
+    annotations: Path
+
+
 def main(
     *,
-    cache: Path,
+    cache: Path | None = None,
+    live: LiveInputs | None = None,
     head: str,
     run: Path,
     settings: Mapping[str, str] | None = None,
     device: str = "cpu",
 ) -> Path:
-    """Train a head on a cache and leave it in the run directory, which is returned.
+    """Train a head on a cache or, several times slower, beside the live detector; returns the run directory.
 
     head: a name of `configs/heads/` or a TOML. settings: fields of the head or its training that replace the TOML's.
-    The same command again continues a run that was stopped, and ends where it would have ended without the stop.
+    The same command again continues a run that was stopped, and ends where it would have ended without the stop. With
+    `finetune` the detector learns too, and the run has its weights at the end.
     """
-    source = Cached(cache, device)
     recipe = override(load_recipe(head), settings or {})
-    description = describe_run(recipe, source.cache.spec)
+    if (cache is None) == (live is None):
+        raise UsageError("train takes a cache or the live detector", "--cache DIR, or --live with what `extract` takes")
+    source: FeatureSource
+    if cache is not None:
+        refuse_finetune(recipe, f"cache {cache}")
+        source, learner = Cached(cache, device), None
+    else:
+        assert live is not None
+        source = open_live(live, recipe, device)
+        learner = source.learner
+    description = describe_run(recipe, source.spec)
     claim_run(run, description)
     if (run / HEAD).exists():
         print(f"{run} is trained to its end; evaluate it, or give another --run", file=sys.stderr)
@@ -42,8 +69,58 @@ def main(
         print(f"'{recipe.name}' has no parameters: there is nothing to train", file=sys.stderr)
         save_tensors(run / HEAD, model.state_dict())
         return run
-    train_together(source, [Trainer(run, description, torch.device(device))])
+    train_together(source, [Trainer(run, description, torch.device(device), learner)])
+    if learner is not None:
+        print(f"the detector learned too: evaluate on a cache of --weights {run / DETECTOR}", file=sys.stderr)
     return run
+
+
+def live_inputs(
+    live: bool,
+    cache: Path | None,
+    detector: str | None,
+    weights: Path | None,
+    images: Path | None,
+    annotations: Path | None,
+) -> LiveInputs | None:
+    """The words of the command line, None for a training on a cache; raises UsageError for half of one or both."""
+    if not live:
+        if cache is None:
+            raise UsageError("train takes a cache", "--cache DIR, or --live with what `extract` takes")
+        if any(word is not None for word in (detector, weights, images, annotations)):
+            raise UsageError("a cache takes the place of detector, weights, images and annotations", "leave them out")
+        return None
+    if cache is not None:
+        raise UsageError("--live takes the place of a cache", "leave out --cache or --live")
+    if detector is None or images is None or annotations is None:
+        raise UsageError("--live needs the detector and its images", "--detector NAME --images DIR --annotations JSON")
+    return LiveInputs(detector, weights, images, annotations)
+
+
+def open_live(inputs: LiveInputs, recipe: Recipe, device: str) -> Live:
+    """The live detector on its images, ready to learn where the recipe asks for that."""
+    model = build_detector(inputs.detector, inputs.weights, device=device)
+    coco = load_coco(inputs.annotations, inputs.images)
+    check_categories(model, coco)
+    live = Live(model, coco, cache_spec(model, coco, "none", recipe.train.views or ("orig",)), device)
+    if recipe.train.finetune != "none":
+        if not isinstance(model, LearningDetector):
+            raise PipelineError(
+                f"'{model.name}' cannot be trained, only run: finetune={recipe.train.finetune}",
+                "finetune=none, or a detector of kind 'hdetr' or 'dino'",
+            )
+        live.learner = model
+    return live
+
+
+def refuse_finetune(recipe: Recipe, where: str) -> None:
+    """Raise PipelineError where features that never change are to come from a detector that learns."""
+    if recipe.train.finetune != "none":
+        raise PipelineError(
+            f"finetune={recipe.train.finetune} trains the detector, and {where} holds what it gave before",
+            "python -m pipeline train --live --detector NAME --weights FILE --images DIR --annotations JSON ..., "
+            "or finetune=none",
+        )
 
 
 def _changes(table: Any) -> str:

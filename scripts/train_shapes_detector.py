@@ -16,36 +16,29 @@ import numpy as np
 import torch
 from make_shapes import CLASSES, Drawing, draw, random_hw, write_set
 from safetensors.torch import save_file
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.ops import generalized_box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 from featcache.progress import Progress
 from pipeline.config import read_toml, shipped
 from pipeline.data.coco import load_coco, read_image
-from pipeline.data.transforms import cxcywh_to_xyxy, view_to_original, xyxy_to_cxcywh
+from pipeline.data.transforms import view_to_original, xyxy_to_cxcywh
 from pipeline.detectors.backbones.narrow import Narrow
 from pipeline.detectors.hdetr import Decoded, HDetr, select
 from pipeline.detectors.registry import build_detector
 from pipeline.masks.coco_eval import coco_figures, coco_ground_truth
 from pipeline.masks.results import Result, box_results
-from pipeline.training.assign import focal_cost
+from pipeline.training.detection import WEIGHTS, Objects, set_loss
 
 MANY = 4
 """Extra groups of queries, in whose branch each object is learned this many times (H-DETR's one-to-many branch)."""
-WEIGHTS = {"class": 2.0, "l1": 5.0, "giou": 2.0}
-"""Of the losses and of the matching costs, as in Deformable DETR."""
 WEIGHTS_FILE = "shapes-tiny.safetensors"
 DRAWN_SEED, UNSEEN_SEED = 100, 200
 """First word of the seeds of drawings to learn from and to test on; `make_shapes.py` takes words below 100."""
 
-Targets = list[tuple[Tensor, Tensor]]
-"""Per image: labels "k" and boxes "k 4", cxcywh in 0-1."""
 
-
-class Drawings(Dataset[tuple[Tensor, Targets]]):
+class Drawings(Dataset[tuple[Tensor, Objects]]):
     """Item i is the batch of step i, all of one size: uint8 "b 3 h w" and its targets."""
 
     def __init__(self, steps: range, batch_size: int, seed: int) -> None:
@@ -54,7 +47,7 @@ class Drawings(Dataset[tuple[Tensor, Targets]]):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Targets]:
+    def __getitem__(self, position: int) -> tuple[Tensor, Objects]:
         rng = np.random.default_rng([DRAWN_SEED, self.seed, self.steps[position]])
         hw = random_hw(rng)
         drawings = [draw(rng, hw) for _ in range(self.batch_size)]
@@ -87,7 +80,7 @@ class Student(nn.Module):
         return one, logits, boxes
 
 
-def losses(student: Student, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+def losses(student: Student, images: Tensor, targets: Objects) -> dict[str, Tensor]:
     """Weighted terms, summed over layers and branches."""
     one, many_logits, many_boxes = student(images)
     objects = [(torch.zeros_like(labels), boxes) for labels, boxes in targets]  # the first stage knows no classes
@@ -96,39 +89,6 @@ def losses(student: Student, images: Tensor, targets: Targets) -> dict[str, Tens
     layers += [(one.proposal_logits[..., :1], one.proposal_boxes.sigmoid(), objects, MANY)]
     terms = [set_loss(*layer) for layer in layers]
     return {name: torch.stack([term[name] for term in terms]).sum() * weight for name, weight in WEIGHTS.items()}
-
-
-def set_loss(logits: Tensor, boxes: Tensor, targets: Targets, repeats: int) -> dict[str, Tensor]:
-    """Hungarian matching of queries with targets, each target `repeats` times, and the losses over the pairs.
-
-    logits: "b q k". boxes: "b q 4", cxcywh in 0-1. Terms are per target.
-    """
-    targets = [(labels.repeat(repeats), boxes.repeat(repeats, 1)) for labels, boxes in targets]
-    pairs = [match(*image) for image in zip(logits.detach(), boxes.detach(), targets, strict=True)]
-    image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(pairs)])
-    query = torch.cat([query for query, _ in pairs])
-    labels = torch.cat([labels[target] for (_, target), (labels, _) in zip(pairs, targets, strict=True)])
-    wanted = torch.cat([boxes[target] for (_, target), (_, boxes) in zip(pairs, targets, strict=True)])
-    found = boxes[image, query]
-    onehot = torch.zeros_like(logits)
-    onehot[image, query, labels] = 1
-    count = max(len(query), 1)
-    giou = generalized_box_iou_loss(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted), reduction="sum")
-    return {
-        "class": sigmoid_focal_loss(logits, onehot, reduction="sum") / count,
-        "l1": (found - wanted).abs().sum() / count,
-        "giou": giou / count,
-    }
-
-
-def match(logits: Tensor, boxes: Tensor, target: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """(query, target) positions of one image's best assignment, by class, L1 and GIoU."""
-    labels, wanted = target
-    cost = WEIGHTS["class"] * focal_cost(logits.sigmoid())[:, labels]
-    cost = cost + WEIGHTS["l1"] * torch.cdist(boxes, wanted, p=1)
-    cost = cost - WEIGHTS["giou"] * generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted))
-    rows, columns = linear_sum_assignment(cost.numpy())
-    return torch.from_numpy(rows), torch.from_numpy(columns)
 
 
 def rate(step: int, steps: int, warmup: int = 200, falling: float = 1 / 3) -> float:

@@ -12,7 +12,8 @@ from featcache import Cache
 from pipeline import extract
 from pipeline.config import from_table, shipped
 from pipeline.data.coco import load_coco
-from pipeline.data.sources import Cached, Live
+from pipeline.data.live import Live
+from pipeline.data.sources import Cached
 from pipeline.detectors.native import NativeConfig, build_network
 from pipeline.detectors.registry import CARD, build_detector, detector_table
 from pipeline.heads.base import Widths
@@ -57,7 +58,8 @@ def test_the_head_says_the_same_of_live_and_of_cached_features(
 ) -> None:
     name, weights, annotations, images = case(tmp_path, request)
     coco = load_coco(annotations, images, 2)
-    live = Live(build_detector(name, weights), coco)
+    detector = build_detector(name, weights)
+    live = Live(detector, coco, extract.cache_spec(detector, coco, "none", ["orig"]))
     model, logits = None, dict[str, list[torch.Tensor]]()
     for codec in ("none", "fp16", "uint8"):
         cache = extract.main(

@@ -1,7 +1,7 @@
-"""Where features come from: a live detector or a cache. One interface, the same tensors."""
+"""Where features come from: a cache, or a detector at work (`live.py`). One interface, the same tensors."""
 
 from collections.abc import Callable, Generator, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from featcache import Cache, CacheSpec, Entry, GroundTruth, ImageInfo, Loader
 
-from ..detectors.base import Features, FrozenDetector
+from ..detectors.base import Features
+from ..detectors.hdetr import Decoded
 from ..errors import PipelineError
-from .coco import Category, CocoSet, read_image
+from .coco import Category
 
 T = TypeVar("T")
 Pair = tuple[int, str]
@@ -31,6 +32,8 @@ class Batch:
     """In the frame of the original image, whatever the view."""
     infos: list[ImageInfo]
     views: list[str]
+    decoded: list[tuple[list[int], Decoded]] = field(default_factory=list[tuple[list[int], Decoded]], repr=False)
+    """Of a detector that learns: what it computed, each for the rows named beside it; of any other, nothing."""
     derived: dict[Any, Any] = field(default_factory=dict[Any, Any], repr=False, compare=False)
     """What `once` has worked out."""
 
@@ -44,13 +47,47 @@ class Batch:
         return self.derived[what]
 
 
+class Stream(Protocol):
+    """Batches without end; its position can be carried over to another process."""
+
+    computing: float
+    """Seconds that the source computed for the last batch, so that they are not taken for waiting."""
+
+    def state_dict(self) -> dict[str, int]:
+        """The position."""
+        ...
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a position; raises CacheError where the source has other images than it had."""
+        ...
+
+    def seek(self, batches: int) -> None:
+        """Continue as if this number of batches had been given since the very first."""
+        ...
+
+    def __iter__(self) -> Generator[Batch]: ...
+
+
 class FeatureSource(Protocol):
-    """Features by position and view."""
+    """Features by position and view; printed, it says in messages where they come from."""
+
+    spec: CacheSpec
+    """What a cache of these features says of itself."""
+    device: torch.device
+    categories: list[Category]
 
     def __len__(self) -> int: ...
 
     def batch(self, pairs: Sequence[Pair]) -> Batch:
         """The features of these images, padded to the largest of them."""
+        ...
+
+    def finished(self, views: Sequence[str]) -> list[int]:
+        """Positions of the images there are in all of these views; raises PipelineError if there is none."""
+        ...
+
+    def stream(self, batch_size: int, *, views: Sequence[str], indices: Sequence[int], seed: int) -> Stream:
+        """Shuffled batches of these images in these views, read ahead, pass after pass; the order is the seed's."""
         ...
 
 
@@ -59,41 +96,42 @@ class Cached:
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         self.cache, self.device = Cache(path), torch.device(device)
-        self.categories: list[Category] = cast(Any, self.cache.spec.recipe["categories"])
+        self.spec = self.cache.spec
+        self.categories: list[Category] = cast(Any, self.spec.recipe["categories"])
 
     def __len__(self) -> int:
         return len(self.cache)
 
+    def __str__(self) -> str:
+        return f"cache {self.cache.path}"
+
     def batch(self, pairs: Sequence[Pair]) -> Batch:
         """See `FeatureSource`."""
         entries = [self.cache.decode(self.cache.read(*pair), self.device) for pair in pairs]
-        return collate(entries, self.cache.spec)
+        return collate(entries, self.spec)
 
     def finished(self, views: Sequence[str]) -> list[int]:
-        """Positions of the images that are extracted in all of these views; raises PipelineError if there is none."""
+        """See `FeatureSource`; those that are extracted."""
         done = np.all([self.cache.done(view) for view in views], axis=0)
         if not done.any():
             raise PipelineError(f"no image of {self.cache.path} is extracted yet", "run its `extract` command again")
         return np.flatnonzero(done).tolist()
 
-    def stream(self, batch_size: int, *, views: Sequence[str], indices: Sequence[int], seed: int) -> "Stream":
-        """Shuffled batches of these images in these views, read ahead, pass after pass."""
+    def stream(self, batch_size: int, *, views: Sequence[str], indices: Sequence[int], seed: int) -> Stream:
+        """See `FeatureSource`."""
         loader = Loader(self.cache, batch_size, views=views, indices=indices, seed=seed, device=self.device)
-        return Stream(loader, self.cache.spec)
+        return _CachedStream(loader, self.spec)
 
 
-class Stream:
-    """Batches without end. `state_dict` and `load_state_dict` carry the position over to another process.
-
-    `load_state_dict` raises CacheError where the cache has other images than it had.
-    """
+class _CachedStream:
+    """See `Stream`."""
 
     def __init__(self, loader: Loader, spec: CacheSpec) -> None:
         self._loader, self._spec = loader, spec
         self.state_dict, self.load_state_dict = loader.state_dict, loader.load_state_dict
+        self.computing = 0.0
 
     def seek(self, batches: int) -> None:
-        """Continue as if this number of batches had been given since the very first."""
         epoch, batch = divmod(batches, len(self._loader))
         place = {"epoch": epoch, "position": batch * self._loader.batch_size}
         self._loader.load_state_dict({**self._loader.state_dict(), **place})
@@ -102,31 +140,6 @@ class Stream:
         while True:
             for entries in self._loader:
                 yield collate(entries, self._spec)
-
-
-class Live:
-    """Features out of the detector, computed at each call: what a cache replaces."""
-
-    def __init__(self, detector: FrozenDetector, coco: CocoSet) -> None:
-        self.detector, self.coco = detector, coco
-
-    def __len__(self) -> int:
-        return len(self.coco.images)
-
-    def batch(self, pairs: Sequence[Pair]) -> Batch:
-        """See `FeatureSource`. All images must have one network input size."""
-        inputs = [self.detector.transform(read_image(self.coco, index), view) for index, view in pairs]
-        features = self.detector.detect(torch.stack(inputs))
-        # in the memory order of the cache: convolutions round differently in another
-        maps = {name: one.contiguous(memory_format=torch.channels_last) for name, one in features.maps.items()}
-        features = replace(features, maps=maps)
-        return Batch(
-            features=features,
-            counts=[features.boxes.shape[1]] * len(pairs),
-            ground_truth=[self.coco.ground_truth[index] for index, _ in pairs],
-            infos=[self.coco.images[index] for index, _ in pairs],
-            views=[view for _, view in pairs],
-        )
 
 
 def collate(entries: Sequence[Entry], spec: CacheSpec) -> Batch:
@@ -161,6 +174,6 @@ def pad(tensors: Sequence[Tensor]) -> Tensor:
     if all(list(tensor.shape) == shape for tensor in tensors):
         return torch.stack(list(tensors))
     padded = tensors[0].new_zeros((len(tensors), *shape))
-    for row, tensor in zip(padded, tensors, strict=True):
-        row[tuple(slice(size) for size in tensor.shape)] = tensor
+    for row, tensor in enumerate(tensors):
+        padded[(row, *(slice(size) for size in tensor.shape))] = tensor
     return padded

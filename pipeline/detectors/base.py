@@ -1,14 +1,17 @@
 """What every frozen detector gives, feature maps and chosen detections, and what it says about itself."""
 
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from featcache import LevelSpec
+from featcache import LevelSpec, Moments
 
 from ..data.transforms import Transform
+
+if TYPE_CHECKING:
+    from .hdetr import Decoded
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Features:
     """int64, position in the categories sorted by id: 0..K-1. "b n" """
     input_hw: Tensor
     """int64, height and width of each network input without padding. "b 2" """
+    moments: dict[str, Moments] = field(default_factory=dict[str, Moments])
+    """Name -> mean "b c" and covariance "b c c" of a map's channels, of the cells that are not padding; only of maps
+    that a cache stores them for."""
 
     @property
     def levels(self) -> list[Tensor]:
@@ -50,7 +56,8 @@ class Features:
             h, w = (-(-self.input_hw[row] // self.strides[name])).tolist()
             maps[name] = values[rows, :, :h, :w]
         detections = {name: getattr(self, name)[rows] for name in ("queries", "boxes", "scores", "labels", "input_hw")}
-        return replace(self, maps=maps, **detections)
+        moments = {name: Moments(both.mean[rows], both.covariance[rows]) for name, both in self.moments.items()}
+        return replace(self, maps=maps, moments=moments, **detections)
 
 
 class FrozenDetector(Protocol):
@@ -74,6 +81,30 @@ class FrozenDetector(Protocol):
 
     def detect(self, images: Tensor) -> Features:
         """Features of network inputs of one size, float "b 3 h w" from `transform`."""
+        ...
+
+
+Part = Literal["none", "transformer", "all"]
+"""What of a detector learns; `transformer`: all but the backbone."""
+
+
+@runtime_checkable
+class LearningDetector(FrozenDetector, Protocol):
+    """A detector that can be trained further: those of PyTorch that are ours."""
+
+    network: nn.Module
+    """Its `state_dict` is what a weights file holds."""
+
+    def let_learn(self, part: Part) -> None:
+        """Which of its parameters take gradients; batch norms never do."""
+        ...
+
+    def learn(self, images: Tensor) -> tuple[Features, list["Decoded"]]:
+        """As `detect`, with the graph behind maps and queries; and what the network computed, for its own losses."""
+        ...
+
+    def columns(self, labels: Tensor) -> Tensor:
+        """Labels -> columns of the class logits. int64 "k" """
         ...
 
 

@@ -76,7 +76,17 @@ class Dino(nn.Module):
             best_class = proposal_logits.amax(-1)
             references = select(best_class, proposal_boxes, self.tgt_embed.num_embeddings).sigmoid()
             states, logits, boxes = self.decode(self.tgt_embed.weight, references, memory[-1], pyramid)
-        return Decoded(memory, pyramid, maps[0], states, logits, boxes, proposal_logits, proposal_boxes)
+        return Decoded(
+            memory,
+            pyramid,
+            maps[0],
+            states,
+            logits,
+            boxes,
+            proposal_logits,
+            proposal_boxes,
+            proposals_know_classes=True,
+        )
 
     def decode(
         self, content: Tensor, references: Tensor, memory: Tensor, pyramid: Pyramid

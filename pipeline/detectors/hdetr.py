@@ -38,6 +38,8 @@ class Decoded:
     """First stage, every token. "b s k" """
     proposal_boxes: Tensor
     """First stage, before sigmoid; +inf where no proposal can be. "b s 4" """
+    proposals_know_classes: bool = False
+    """Whether the first stage was trained to tell classes (DINO), or only objects from background, in column 0."""
 
 
 class HDetr(nn.Module):

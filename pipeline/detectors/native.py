@@ -1,9 +1,9 @@
 """H-DETR and DINO as frozen detectors: a TOML of kind "hdetr" or "dino" and a weights file, official or our own."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from featcache import LevelSpec
 
 from ..config import from_table
 from ..data.transforms import Transform
-from .base import Features, top_detections
+from .base import Features, Part, top_detections
 from .checkpoints import load_weights
 from .classes import Classes, category_columns, column_ids
 from .device import torch_device
@@ -177,11 +177,39 @@ class NativeDetector:
         if input_hw is None:
             input_hw = torch.tensor([list(images.shape[2:])] * len(images))
         images, input_hw = images.to(self.device), input_hw.to(self.device)
+        parts = [self._detect(*part) for part in self._split(images, input_hw)]
+        # outside inference mode, as ordinary tensors on which a head can be trained
+        return self._features(parts, input_hw)
+
+    def let_learn(self, part: Part) -> None:
+        """See `base.LearningDetector`. The numbers of a batch norm stay those of the pre-training, its weights too."""
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(part == "all" or (part == "transformer" and not name.startswith("backbone.")))
+        for module in self.network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+
+    def learn(self, images: Tensor) -> tuple[Features, list[Decoded]]:
+        """See `base.LearningDetector`. Boxes and scores have no graph: they choose what the head looks at."""
+        images = images.to(self.device)
+        input_hw = torch.tensor([list(images.shape[2:])] * len(images), device=self.device)
+        outputs = [(self._decode(*part), part[1]) for part in self._split(images, input_hw)]
+        features = self._features([self._taps(*output) for output in outputs], input_hw)
+        return replace(features, boxes=features.boxes.detach(), scores=features.scores.detach()), [
+            d for d, _ in outputs
+        ]
+
+    def columns(self, labels: Tensor) -> Tensor:
+        """See `base.LearningDetector`."""
+        return torch.tensor(self._columns, device=labels.device)[labels]
+
+    def _split(self, images: Tensor, input_hw: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         # On a processor image by image: a batch is no faster, its last bits depend on its size, and a resumed
         # extraction batches differently.
         size = 1 if self.device.type == "cpu" else len(images)
-        parts = [self._detect(*part) for part in zip(images.split(size), input_hw.split(size), strict=True)]
-        # outside inference mode, as ordinary tensors on which a head can be trained
+        return zip(images.split(size), input_hw.split(size), strict=True)
+
+    def _features(self, parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]], input_hw: Tensor) -> Features:
         maps, detections = ({key: torch.cat([part[i][key] for part in parts]) for key in parts[0][i]} for i in (0, 1))
         return Features(
             maps=maps,
@@ -193,10 +221,15 @@ class NativeDetector:
 
     @torch.inference_mode()
     def _detect(self, images: Tensor, input_hw: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Maps with zeroed padding, and detections."""
+        return self._taps(self._decode(images, input_hw), input_hw)
+
+    def _decode(self, images: Tensor, input_hw: Tensor) -> Decoded:
         half = torch.autocast(self.device.type, torch.bfloat16) if self.config.amp == "bf16" else nullcontext()
         with half:
-            decoded = self.network(images, padding_mask(input_hw, images.shape[2], images.shape[3]))
+            return self.network(images, padding_mask(input_hw, images.shape[2], images.shape[3]))
+
+    def _taps(self, decoded: Decoded, input_hw: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Maps with zeroed padding, and detections."""
         maps = self._maps(decoded)
         for name, (level, stride) in ((level.name, (maps[level.name], level.stride)) for level in self.levels):
             valid_hw = -(-input_hw // stride)

@@ -1,13 +1,19 @@
-"""A run directory: config.json (what is trained, on what), checkpoint.pt (where it stands), head.pt (the result)."""
+"""A run directory: config.json (what is trained, on what), checkpoint.pt (where it stands), head.pt (the result).
 
+A run that trained its detector too has that in detector.safetensors, a weights file like the one it began with.
+"""
+
+import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from featcache import CacheSpec
 
@@ -17,7 +23,7 @@ from ..heads.base import MaskHead, Widths
 from ..heads.registry import build_head
 from .recipe import Recipe
 
-CONFIG, CHECKPOINT, HEAD = "config.json", "checkpoint.pt", "head.pt"
+CONFIG, CHECKPOINT, HEAD, DETECTOR = "config.json", "checkpoint.pt", "head.pt", "detector.safetensors"
 
 
 @dataclass(frozen=True)
@@ -27,10 +33,11 @@ class Run:
     recipe: Recipe
     widths: Widths
     source: dict[str, Any]
-    """`CacheSpec.source` of the cache it learns from: a head is tied to the features it has seen."""
+    """`CacheSpec.source` of the cache it learns from: a head is tied to the features it has seen. At the end of a run
+    that trains the detector too, of that detector."""
     categories: list[dict[str, Any]]
     fingerprint: str
-    """Of the cache."""
+    """Of the cache, or of one that held the live detector's features as they were at the start."""
     versions: dict[str, str]
 
 
@@ -83,6 +90,17 @@ def read_run(folder: Path) -> Run:
         fingerprint=table["fingerprint"],
         versions=table["versions"],
     )
+
+
+def write_detector(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Put the weights of the trained detector into a run; from here on it is tied to the features of that one."""
+    from safetensors.torch import save
+
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    with whole_file(folder / DETECTOR) as stream:
+        stream.write(content)
+    run = read_run(folder)
+    write_run(folder, replace(run, source={**run.source, "weights_sha256": hashlib.sha256(content).hexdigest()}))
 
 
 def load_head(folder: Path, device: torch.device | str = "cpu") -> tuple[MaskHead, Run]:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ..detectors.base import Part
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -53,6 +55,16 @@ class TrainConfig:
     dice_weight: float = 5.0
     scoring_weight: float = 1.0
 
+    finetune: Part = "none"
+    """What of the detector learns too (Table 11), which needs the live detector. `transformer`: encoder, decoder, heads
+    and input projections. `all`: its backbone too, but no batch norm."""
+    detector_lr_ratio: float = 0.1
+    """Learning rate of the detector over that of the head (Table 11)."""
+    detection_weight: float = 0.0
+    """Of the detector's own loss (`detection.py`) beside that of the masks. The paper does not say what trains its
+    detector. At 0 the masks alone do: boxes and scores then follow changed features with nothing to hold them. At 1
+    the detector goes on learning boxes and classes by the loss it was trained with, its one-to-one branch only."""
+
     log_every: int = 20
     checkpoint_every: int = 500
 
@@ -66,6 +78,10 @@ class TrainConfig:
             raise ValueError(f"holdout is {self.holdout}, expected 0 (none) or 2 and more")
         if self.warmup >= self.steps:
             raise ValueError(f"warmup {self.warmup} leaves nothing of {self.steps} steps")
+        if self.detector_lr_ratio < 0 or self.detection_weight < 0:
+            raise ValueError("detector_lr_ratio and detection_weight are 0 or more")
+        if self.finetune == "none" and self.detection_weight:
+            raise ValueError("detection_weight goes with finetune = 'transformer' or 'all'")
         if not 0 < self.points <= 1 or self.oversample < 1 or not 0 <= self.importance <= 1:
             raise ValueError("points and importance are shares (0 to 1), oversample is at least 1")
 

@@ -1,8 +1,8 @@
-"""In which order images come: trainings that share it can be fed by one pass over the cache."""
+"""In which order images come: trainings that share it can be fed by one pass over the features."""
 
 from dataclasses import dataclass
 
-from ..data.sources import Cached, Stream
+from ..data.sources import FeatureSource, Stream
 from ..errors import PipelineError
 from .config import TrainConfig
 
@@ -17,23 +17,23 @@ class Order:
     holdout: int
 
     @classmethod
-    def of(cls, config: TrainConfig, source: Cached) -> "Order":
+    def of(cls, config: TrainConfig, source: FeatureSource) -> "Order":
         """The order that a training asks for."""
         seed = config.seed if config.order_seed < 0 else config.order_seed
-        return cls(seed, config.batch_size, tuple(config.views or source.cache.views), config.holdout)
+        return cls(seed, config.batch_size, tuple(config.views or source.spec.views), config.holdout)
 
-    def indices(self, source: Cached) -> list[int]:
+    def indices(self, source: FeatureSource) -> list[int]:
         """Positions of the images to learn from: extracted in every view asked for, and not held out."""
         finished = source.finished(self.views)
         kept = [index for index in finished if not self.holdout or index % self.holdout]
         if not kept:
             raise PipelineError(
-                f"holdout={self.holdout} leaves no image of {source.cache.path} to learn from",
+                f"holdout={self.holdout} leaves no image of {source} to learn from",
                 "give a larger holdout, or 0 for none",
             )
         return kept
 
-    def stream(self, source: Cached) -> Stream:
+    def stream(self, source: FeatureSource) -> Stream:
         """The batches, without end, from the first."""
         return source.stream(self.batch_size, views=self.views, indices=self.indices(source), seed=self.seed)
 

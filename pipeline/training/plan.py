@@ -52,7 +52,7 @@ def plan(
 ) -> tuple[Ablation, list[Member]]:
     """The ablation and its members, row by row. Nothing is trained or written."""
     ablation, spec = load_ablation(name), source.cache.spec
-    rows = _with_settings(_of_detector(ablation.rows, spec.source.get("name")), settings, steps)
+    rows = _frozen(_with_settings(_of_detector(ablation.rows, spec.source.get("name")), settings, steps))
     members: list[Member] = []
     for row in rows:
         parameters, problem = 0, ""
@@ -129,6 +129,22 @@ def _of_detector(rows: Sequence[Row], detector: object) -> Sequence[Row]:
     others = ", ".join(f"'{row.name}'" for row in rows if row not in own)
     print(f"note: left out, for they are rows of other detectors than {detector}: {others}", file=sys.stderr)
     return own
+
+
+def _frozen(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Without the rows that train the detector too, whose features no cache can hold."""
+    left_out = [row for row in rows if row.recipe.train.finetune != "none"]
+    if not left_out:
+        return tuple(rows)
+    names, part = ", ".join(f"'{row.name}'" for row in left_out), left_out[0].recipe.train.finetune
+    hint = (
+        "python -m pipeline train --live --detector NAME --weights FILE --images DIR --annotations JSON "
+        f"--head mask-frozen-detr --run DIR finetune={part} detection_weight=1"
+    )
+    if len(left_out) == len(rows):
+        raise PipelineError(f"every row trains the detector too, which no cache can feed: {names}", hint)
+    print(f"note: left out, for they train the detector too: {names}; one of them: {hint}", file=sys.stderr)
+    return tuple(row for row in rows if row not in left_out)
 
 
 def _with_settings(rows: Sequence[Row], settings: Mapping[str, str], steps: str | None) -> tuple[Row, ...]:

@@ -1,4 +1,4 @@
-"""One pass over the cache for any number of heads: each batch is read and decoded once, every head steps on it."""
+"""One pass over the features for any number of heads: each batch is made once, every head steps on it."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from contextlib import closing
 
 from featcache.progress import Progress
 
-from ..data.sources import Batch, Cached
+from ..data.sources import Batch, FeatureSource
 from ..errors import PipelineError
 from ..interrupt import noted_interrupt
 from .order import Order
@@ -16,7 +16,7 @@ Drop = Callable[[Trainer, Exception], None]
 """Told of a head whose step failed; the others go on."""
 
 
-def train_together(source: Cached, trainers: Iterable[Trainer], drop: Drop | None = None) -> None:
+def train_together(source: FeatureSource, trainers: Iterable[Trainer], drop: Drop | None = None) -> None:
     """All steps that are left to these heads; each head's result is written when its last step is done.
 
     The heads must share an `Order`. They need not stand at the same step: the pass begins where the least advanced one
@@ -47,7 +47,8 @@ def train_together(source: Cached, trainers: Iterable[Trainer], drop: Drop | Non
                 while taking := [trainer for trainer in live if trainer.steps_done == at]:
                     asked = time.monotonic()
                     batch = next(batches)
-                    stepped = _step(taking, batch, time.monotonic() - asked, drop)
+                    waited = time.monotonic() - asked - stream.computing
+                    stepped = _step(taking, batch, waited, drop)
                     stopping = stop.is_set()
                     for trainer in stepped:
                         trainer.save_if_due(stream.state_dict(), stopping=stopping)
@@ -95,5 +96,5 @@ def _facts(stepped: list[Trainer]) -> str:
         losses = [one["loss"] for one in numbers if "loss" in one]
         span = f", loss {min(losses):.3f} to {max(losses):.3f}" if losses else ""
         return f"{len(stepped)} heads{span}, {speed}, {memory}"
-    terms = [f"{key} {first[key]:.3f}" for key in ("loss", "bce", "dice", "scoring") if key in first]
+    terms = [f"{key} {first[key]:.3f}" for key in ("loss", "bce", "dice", "scoring", "detection") if key in first]
     return ", ".join([*terms, f"lr {first['lr']:.1e}", speed, memory])

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..data.sources import Batch
+from ..detectors.base import LearningDetector
 from ..errors import PipelineError
 from ..heads.registry import build_head
-from .checkpoint import CHECKPOINT, HEAD, Run, save_tensors
+from .checkpoint import CHECKPOINT, HEAD, Run, save_tensors, write_detector
 from .config import TrainConfig, learning_rate
 from .criterion import loss_terms
+from .detection import detection_terms
 from .meter import Meter
 from .randomness import OwnRandom
 from .targets import build_targets
@@ -29,7 +31,8 @@ class Trainer:
     Opens the run directory of `write_run`, and goes on from the checkpoint there if there is one.
     """
 
-    def __init__(self, folder: Path, run: Run, device: torch.device) -> None:
+    def __init__(self, folder: Path, run: Run, device: torch.device, detector: LearningDetector | None = None) -> None:
+        """detector: the one that learns too, where `finetune` asks for that; the batches must come from it."""
         self.folder, self.recipe, self.device = folder, run.recipe, device
         self.config: TrainConfig = run.recipe.train
         self.categories: Any = run.categories
@@ -40,8 +43,15 @@ class Trainer:
         with self.random.entered():
             model = build_head(run.recipe.family, run.recipe.head, run.widths)
         self.model = model.to(device).to(memory_format=torch.channels_last)
-        self.averaged = copy.deepcopy(self.model) if self.config.ema else None
-        groups = _parameter_groups(self.model, self.config)
+        self.detector = detector
+        if detector is not None:
+            detector.let_learn(self.config.finetune)
+        self.learning: dict[str, nn.Module] = {"model": self.model, **_network(detector)}
+        """By their names in the checkpoint."""
+        self.averages = {name: copy.deepcopy(one) for name, one in self.learning.items()} if self.config.ema else {}
+        groups = _parameter_groups(self.model, self.config, 1.0)
+        if detector is not None:
+            groups += _parameter_groups(detector.network, self.config, self.config.detector_lr_ratio)
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=self.config.betas)
         self.generator = torch.Generator().manual_seed(self.config.seed)  # of boxes and points; on the CPU, whatever
         if (folder / CHECKPOINT).exists():
@@ -66,7 +76,7 @@ class Trainer:
         """
         self._since = self._since or _Since(waited)
         second = self.steps_done == self._opened_at + 1  # the first that finds the optimiser's state
-        others = [*_tensors(batch), *self.model.parameters()]
+        others = [*_tensors(batch), *self._parameters()]
         with self.meter.measured(weighed=second or self._logs_next, others=others), self.random.entered():
             try:
                 terms = self._update(batch)
@@ -91,16 +101,17 @@ class Trainer:
 
     def write_head(self) -> None:
         """Write the result into the run directory: the averaged weights where there are any."""
-        result = self.averaged if self.averaged is not None else self.model
-        save_tensors(self.folder / HEAD, result.state_dict())
+        result = {**self.learning, **self.averages}
+        if self.detector is not None:
+            write_detector(self.folder, result["detector"].state_dict())
+        save_tensors(self.folder / HEAD, result["model"].state_dict())
 
     def release(self) -> None:
         """Give back the memory of weights and optimiser; the trainer is of no use after it."""
         self.optimizer.zero_grad()
         self.optimizer.state.clear()
-        for model in (self.model, self.averaged):
-            if model is not None:
-                model.to("meta")
+        for model in (*self.learning.values(), *self.averages.values()):
+            model.to("meta")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -116,10 +127,12 @@ class Trainer:
             return {}
         rate = learning_rate(config, self.steps_done)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)  # checkpoints of before fine-tuning have none
         with _autocast(config, self.device):
             output = self.model(batch.features, targets.boxes, targets.queries)
         terms = loss_terms(output, targets, config, self.generator)
+        if self.detector is not None and config.detection_weight:
+            terms["detection"] = config.detection_weight * detection_terms(batch, self.detector, self.categories)
         loss = torch.stack(list(terms.values())).sum()
         values = {name: term.item() for name, term in terms.items()}
         if not math.isfinite(sum(values.values())):
@@ -131,7 +144,7 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.backward()
         if config.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+            nn.utils.clip_grad_norm_(self._parameters(), config.clip)
         self.optimizer.step()
         self._average()
         return {"loss": sum(values.values()), **values}
@@ -139,11 +152,11 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         """Exponential average of the weights; short at the start, where the weights of before are worth little."""
-        if self.averaged is None:
-            return
         decay = min(self.config.ema, (self.steps_done + 1) / (self.steps_done + 10))
-        for mean, new in zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True):
-            mean.lerp_(new, 1 - decay) if mean.is_floating_point() else mean.copy_(new)
+        for name, average in self.averages.items():
+            now = self.learning[name].state_dict()
+            for mean, new in zip(average.state_dict().values(), now.values(), strict=True):
+                mean.lerp_(new, 1 - decay) if mean.is_floating_point() else mean.copy_(new)
 
     def _log(self, terms: dict[str, float], since: "_Since") -> None:
         self.latest = {
@@ -158,7 +171,7 @@ class Trainer:
         self._track.log(self.latest)
 
     def _too_large(self, batch: Batch) -> PipelineError:
-        shown = {key: self.latest[key] for key in ("loss", "bce", "dice", "scoring") if key in self.latest}
+        shown = {key: self.latest[key] for key in ("loss", "bce", "dice", "scoring", "detection") if key in self.latest}
         return PipelineError(
             f"out of memory at step {self.steps_done}, batch of {len(batch)} images, last terms {shown or 'none yet'}",
             "batch_size, rois_per_image, hidden or roi lower, or amp=bf16",
@@ -166,16 +179,20 @@ class Trainer:
 
     def _bytes(self) -> int:
         """Of weights, averaged weights, gradients and optimiser."""
-        own = [*self.model.parameters(), *(self.averaged.parameters() if self.averaged is not None else [])]
+        own = [*self._parameters(), *(p for average in self.averages.values() for p in average.parameters())]
         gradients = [parameter.grad for parameter in own if parameter.grad is not None]
         moments = [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
         return sum(tensor.nbytes for tensor in [*own, *gradients, *moments])
 
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for one in self.learning.values() for parameter in one.parameters()]
+
     def _save(self, place: Mapping[str, int]) -> None:
         content = {
             "step": self.steps_done,
-            "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict() if self.averaged is not None else None,
+            **{name: one.state_dict() for name, one in self.learning.items()},
+            "averaged": self.averages["model"].state_dict() if self.averages else None,
+            **{f"averaged_{name}": self.averages[name].state_dict() for name in self.averages if name != "model"},
             "optimizer": self.optimizer.state_dict(),
             "stream": dict(place),
             "random": {"boxes": self.generator.get_state(), **self.random.state_dict()},
@@ -185,9 +202,10 @@ class Trainer:
     def _restore(self) -> None:
         content = torch.load(self.folder / CHECKPOINT, map_location="cpu", weights_only=True)
         self.steps_done, self.place = content["step"], content["stream"]
-        self.model.load_state_dict(content["model"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(content["averaged"])
+        for name, one in self.learning.items():
+            one.load_state_dict(content[name])
+        for name, one in self.averages.items():
+            one.load_state_dict(content["averaged" if name == "model" else f"averaged_{name}"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.generator.set_state(content["random"]["boxes"])
         self.random.load_state_dict(content["random"])
@@ -220,11 +238,17 @@ def _tensors(batch: Batch) -> list[Tensor]:
     return [*features.maps.values(), features.queries, features.boxes]
 
 
-def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    weights = [p for p in model.parameters() if p.ndim > 1 or config.decay_norms]
-    others = [p for p in model.parameters() if p.ndim <= 1 and not config.decay_norms]
+def _network(detector: LearningDetector | None) -> dict[str, nn.Module]:
+    return {} if detector is None else {"detector": detector.network}
+
+
+def _parameter_groups(model: nn.Module, config: TrainConfig, scale: float) -> list[dict[str, Any]]:
+    """scale: of the learning rate."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    weights = [p for p in learned if p.ndim > 1 or config.decay_norms]
+    others = [p for p in learned if p.ndim <= 1 and not config.decay_norms]
     groups = [(weights, config.weight_decay), (others, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+    return [{"params": params, "weight_decay": decay, "scale": scale} for params, decay in groups if params]
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:

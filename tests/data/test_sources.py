@@ -9,7 +9,8 @@ from tiny import Tiny, write_tiny
 from featcache import Cache
 from pipeline import extract
 from pipeline.data.coco import load_coco
-from pipeline.data.sources import Cached, Live, pad_maps
+from pipeline.data.live import Live
+from pipeline.data.sources import Cached, pad_maps
 from pipeline.detectors.registry import build_detector
 from pipeline.heads.base import Widths
 from pipeline.heads.registry import build_head
@@ -35,7 +36,8 @@ def test_a_head_says_the_same_of_live_and_of_cached_features(
         recipe = override(recipe, {"hidden": "16", "roi": "8"})
     torch.manual_seed(0)
     model = build_head(recipe.family, recipe.head, Widths.of_cache(Cache(path).spec)).eval()
-    live = Live(build_detector(str(tiny.toml), tiny.weights), coco).batch(PAIRS)
+    detector = build_detector(str(tiny.toml), tiny.weights)
+    live = Live(detector, coco, extract.cache_spec(detector, coco, "none", ["orig", "hflip"])).batch(PAIRS)
     cached = Cached(path).batch(PAIRS)
     assert cached.infos == live.infos
     assert cached.views == live.views
