@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featcache import Moments
+
 from ...detectors.base import Features
 from ...errors import PipelineError
-from ...ops.roi_align import roi_align
+from ...ops.roi_align import roi_align, roi_coverage
 from ..base import (
     HeadOutput,
     MaskHead,
@@ -24,6 +26,7 @@ from .config import HeadConfig
 from .image_encoder import build_image_encoder
 from .mask_head import SegmenterHead, dot_product
 from .mask_scoring import MaskScoring
+from .neck import ChannelMap, cheaper_on_boxes
 from .query_encoder import build_query_layer
 
 
@@ -45,7 +48,7 @@ class MaskFrozenDetr(MaskHead):
         self.encoder = encoder_maps(widths, config.encoder_layer)
         self.strides = widths.strides
         self.finest = self.encoder[0]
-        width = _common_width(widths, self.encoder)
+        self.width = width = _common_width(widths, self.encoder)
         hidden = config.hidden
         if config.image_encoder in ("deformable", "swin") and width % config.heads:
             raise PipelineError(
@@ -99,17 +102,70 @@ class MaskFrozenDetr(MaskHead):
         levels = [features.maps[name] for name in self.encoder]
         if self.image_encoder is not None:
             levels = self.image_encoder(levels)
-        sources = [(levels[0], self.strides[self.finest])]
-        if self.with_c1:
-            c1 = to_width(features.c1, levels[0].shape[1]) if self.neck is None else self.neck(features.c1)
-            sources.insert(0, (c1, self.strides["c1"]))
-        if self.region_mapper is not None:
-            # The mapper is linear, so it may come before the sum and before RoIAlign: fewer channels to pool.
-            mapper = self.region_mapper
-            sources = [(mapper(source, bias=i == 0), stride) for i, (source, stride) in enumerate(sources)]
         pixels = boxes_in_pixels(features, boxes)
-        regions = roi_align(sources, pixels, self.config.roi, sampling_ratio=self.config.sampling_ratio)
+        local = self.with_c1 and self._is_local(features, pixels)
+        # The mapper is linear, so it may come before the sum and before RoIAlign: fewer channels to pool. The encoder
+        # map, with a quarter of C1's cells at most, always takes this way; C1 where that is cheaper.
+        encoded = levels[0] if self.region_mapper is None else self.region_mapper(levels[0], bias=not self.with_c1)
+        maps = [encoded]
+        if self.with_c1:
+            maps.insert(0, features.c1[:, :0] if local else self._c1_on_map(features.c1))  # local: C1 lends its grid
+        strides = [self.strides[name] for name in ("c1", self.finest)][-len(maps) :]
+        regions = roi_align(
+            list(zip(maps, strides, strict=True)),
+            pixels,
+            self.config.roi,
+            sampling_ratio=self.config.sampling_ratio,
+            upsample="bilinear" if self.config.upsample == "exact" else "direct",
+        )
+        if local:
+            regions = regions + self._c1_in_boxes(features, pixels)
         return F.dropout2d(regions, self.config.dropout, self.training)
+
+    def _is_local(self, features: Features, boxes: list[Tensor]) -> bool:
+        """Whether C1 is pooled first and mapped then: `neck_path`."""
+        if self.config.neck_path != "auto":
+            return self.config.neck_path == "local"
+        b, c, h, w = features.c1.shape
+        return cheaper_on_boxes(
+            cells=b * h * w,
+            bins=sum(map(len, boxes)) * self.config.roi**2,
+            channels=c,
+            width=self.width,
+            hidden=self.config.hidden,
+            samples=(self.config.sampling_ratio or 2) ** 2,
+            neck=self.neck is not None,
+            moments="c1" in features.moments,
+        )
+
+    def _c1_on_map(self, c1: Tensor) -> Tensor:
+        """C1 through neck and mapper. "b hidden h w" """
+        refined = to_width(c1, self.width) if self.neck is None else self.neck(c1)
+        return refined if self.region_mapper is None else self.region_mapper(refined)
+
+    def _c1_in_boxes(self, features: Features, boxes: list[Tensor]) -> Tensor:
+        """RoIAlign of `_c1_on_map`, worked out on the cells of the boxes' grids. "m hidden r r" """
+        c1, r, ratio = (features.c1, self.strides["c1"]), self.config.roi, self.config.sampling_ratio
+        regions = roi_align([c1], boxes, r, sampling_ratio=ratio)
+        if self.neck is None and self.region_mapper is None:
+            return to_width(regions, self.width)
+        coverage = roi_coverage(c1, boxes, r, sampling_ratio=ratio)
+        with torch.autocast(regions.device.type, enabled=False):
+            channel_map = self._c1_map(features)
+        return channel_map.on_regions(regions, coverage, [len(rows) for rows in boxes])
+
+    def _c1_map(self, features: Features) -> ChannelMap:
+        """Neck and mapper of each image as one linear map of C1's channels."""
+        if self.neck is None:
+            assert self.region_mapper is not None
+            channel_map = ChannelMap.first(features.c1.shape[1], self.width, self.region_mapper.weight)
+        else:
+            moments = features.moments.get("c1") or Moments.stack([Moments.of(one) for one in features.c1])
+            convolution, norm = self.neck
+            assert isinstance(convolution, nn.Conv2d)
+            assert isinstance(norm, nn.GroupNorm)
+            channel_map = ChannelMap.of_neck(convolution, norm, moments)
+        return channel_map if self.region_mapper is None else channel_map.then(self.region_mapper)
 
 
 def _common_width(widths: Widths, encoder: tuple[str, ...]) -> int:
