@@ -6,12 +6,14 @@ import torch
 
 from featcache import GroundTruth, ImageInfo
 from pipeline.data.sources import Batch
-from pipeline.data.transforms import cxcywh_to_xyxy, xyxy_to_cxcywh
+from pipeline.data.transforms import cxcywh_to_xyxy, original_to_view, view_to_original, xyxy_to_cxcywh
+from pipeline.data.views import View, resolve
 from pipeline.detectors.base import Features
 from pipeline.masks import rle
+from pipeline.training import targets as targets_file
 from pipeline.training.config import TrainConfig
 from pipeline.training.points import grid_points
-from pipeline.training.targets import Targets, build_targets
+from pipeline.training.targets import LEAST_VISIBLE, Targets, build_targets
 
 H, W = 40, 60
 CATEGORIES = [{"id": 3, "name": "a"}, {"id": 7, "name": "b"}]
@@ -109,3 +111,94 @@ def test_each_box_keeps_its_query_and_at_most_so_many_are_taken(triangle: np.nda
     numbers = targets.queries[0][:, 0].long()
     expected = boxes[numbers] / torch.tensor([W, H, W, H])
     assert torch.allclose(cxcywh_to_xyxy(targets.boxes[0]), expected, atol=1e-6)
+
+
+def show(monkeypatch: pytest.MonkeyPatch, *window: float, mirrored: bool = False) -> View:
+    """Let every draw be this window."""
+    view = View((H, W), window, mirrored)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(targets_file, "view_of", lambda info, name: view)
+    return view
+
+
+def batch_in_view(boxes_xyxy: torch.Tensor, truth: GroundTruth, view: View) -> Batch:
+    """As `batch_of`, the boxes given in pixels of the original and detected in the view."""
+    boxes = cxcywh_to_xyxy(original_to_view(boxes_xyxy, (H, W), view)).float()
+    return batch_of(boxes * torch.tensor([W, H, W, H]), truth, "crop1")
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_targets_of_a_crop_are_the_crop_of_the_mask(
+    triangle: np.ndarray, monkeypatch: pytest.MonkeyPatch, mirrored: bool
+) -> None:
+    """The canvas as one box: the mask beyond the window is not there, and what is there lies as the view shows it."""
+    view = show(monkeypatch, 12.0, 10.0, 36.0, 26.0, mirrored=mirrored)
+    targets = build(batch_in_view(torch.tensor([[12.0, 10.0, 36.0, 26.0]]), truth_of([triangle], [7]), view))
+    y, x = torch.meshgrid(torch.arange(16), torch.arange(24), indexing="ij")
+    centres = torch.stack([(x + 0.5) / 24, (y + 0.5) / 16], dim=-1).view(1, -1, 2)
+    sampled = targets.sample(centres).view(16, 24)
+    crop = torch.from_numpy(triangle[10:26, 12:36]).float()
+    assert torch.allclose(sampled, crop.flip(1) if mirrored else crop, atol=1e-4)
+    assert targets.areas.item() == crop.sum()
+    assert targets.box_areas.item() == pytest.approx(24 * 16, rel=1e-5)
+
+
+def test_nothing_is_learnt_of_what_lies_beyond_the_window(
+    triangle: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = show(monkeypatch, 10.0, 20.0, 40.0, 40.0)
+    targets = build(batch_in_view(torch.tensor([[10.0, 5.0, 40.0, 35.0]]), truth_of([triangle], [7]), view))
+    sampled = targets.sample(grid_points(1, 30)).view(30, 30)
+    assert not sampled[:15].any()
+    assert torch.allclose(sampled[15:], torch.from_numpy(triangle[20:35, 10:40]).float(), atol=1e-4)
+
+
+def test_the_box_that_matches_is_that_of_the_pixels_left(triangle: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the triangle only the tip at the top left is in the window; its box is no wider than the tip."""
+    view = show(monkeypatch, 0.0, 0.0, 60.0, 15.0)
+    tip, loose = torch.tensor([[10.0, 5.0, 20.0, 15.0]]), torch.tensor([[10.0, 5.0, 40.0, 15.0]])
+    truth = truth_of([triangle], [7])
+    assert len(build(batch_in_view(tip, truth, view), match="overlap", match_iou=0.95)) == 1
+    assert len(build(batch_in_view(loose, truth, view), match="overlap", match_iou=0.4)) == 0
+
+
+@pytest.mark.parametrize(("columns", "learns"), [(40, True), (2, True), (1, False), (0, False), (-3, False)])
+def test_objects_of_which_hardly_anything_is_left_teach_nothing(
+    monkeypatch: pytest.MonkeyPatch, columns: int, learns: bool
+) -> None:
+    """Of the 40 columns of a block: two are the twentieth that is asked for."""
+    assert LEAST_VISIBLE == 0.05
+    block = np.zeros((H, W), dtype=bool)
+    block[10:30, 15:55] = True
+    view = show(monkeypatch, 0.0, 0.0, 15.0 + columns, 40.0)
+    batch = batch_in_view(torch.tensor([[8.0, 8.0, 14.0, 32.0]]), truth_of([block], [3]), view)
+    assert len(build(batch)) == learns
+
+
+def test_an_object_cut_in_a_drawn_view_is_sampled_as_it_is_pasted() -> None:
+    """Every draw: the target of the box of what is left, at pixel centres of the original, is the mask there."""
+    y, x = np.mgrid[:H, :W] + 0.5
+    disc = (x - 30) ** 2 + (y - 20) ** 2 < 14**2
+    for name in [f"{kind}{number}" for kind in ("crop", "lsj") for number in range(1, 9)]:
+        view = resolve(name, 1, (H, W))
+        x0, y0, x1, y1 = view.window
+        seen = disc & (x > x0) & (x < x1) & (y > y0) & (y < y1)
+        if seen.sum() < 0.1 * disc.sum():
+            continue
+        box = torch.tensor([[x[seen].min() - 0.5, y[seen].min() - 0.5, x[seen].max() + 0.5, y[seen].max() + 0.5]])
+        batch = batch_of(
+            cxcywh_to_xyxy(original_to_view(box, (H, W), view)).float() * torch.tensor([W, H, W, H]),
+            truth_of([disc], [3]),
+            name,
+        )
+        targets = build(batch)
+        assert len(targets) == 1, name
+        frame = view_to_original(targets.boxes[0], (H, W), view)[0]
+        left, top, right, bottom = frame.tolist()
+        inside = np.argwhere((x > left) & (x < right) & (y > top) & (y < bottom))
+        pixels = torch.from_numpy(np.ascontiguousarray(inside[:, ::-1]) + 0.5)
+        points = (pixels - frame[:2]) / (frame[2:] - frame[:2])
+        if view.mirrored:
+            points[:, 0] = 1 - points[:, 0]
+        sampled = targets.sample(points[None].float())[0]
+        assert torch.allclose(sampled, torch.from_numpy(seen[inside[:, 0], inside[:, 1]]).float(), atol=1e-3), name
+        assert targets.areas.item() == seen.sum()
