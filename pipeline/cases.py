@@ -1,7 +1,8 @@
-"""The best and the worst images of an evaluation on one sheet, the ground truth beside the masks."""
+"""The best and the worst images of an evaluation, the ground truth beside the masks; and all of them on one sheet."""
 
 import json
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,35 @@ LEAST_WIDTH = 500
 """Pixels; narrower images are enlarged before drawing."""
 
 
-def main(*, cache: Path, run: Path, out: Path, count: int = 6) -> Path:
-    """Draw the `count` best and worst images of the last `evaluate` of this run on this cache; returns `out`.
+@dataclass(frozen=True)
+class Case:
+    """One image of the best or of the worst, drawn."""
 
-    An image's quality is that of quality.json: the mask IoU in the box, mean over its objects, zero for a missed one.
-    Needs the folder of images that the cache was extracted from.
+    kind: str
+    """`best` or `worst`."""
+    image_id: int
+    mask_iou: float
+    """In the box, mean over its objects, zero for a missed one."""
+    objects: int
+    matched: int
+    truth: Image.Image
+    masks: Image.Image
+    """Those of at least `MIN_SCORE`."""
+
+
+def main(*, cache: Path, run: Path, out: Path, count: int = 6) -> Path:
+    """Draw the `count` best and worst images of the last `evaluate` of this run on this cache; returns `out`."""
+    found = find_cases(cache=cache, run=run, count=count)
+    best, worst = ([case for case in found if case.kind == kind] for kind in ("best", "worst"))
+    pictures = [image for pair in zip(best, worst, strict=True) for case in pair for image in (case.truth, case.masks)]
+    sheet(pictures, columns=4, titles=TITLES).save(out)
+    return out
+
+
+def find_cases(*, cache: Path, run: Path, count: int) -> list[Case]:
+    """The `count` best images of the last `evaluate` of this run on this cache, best first; then as many, worst first.
+
+    An image's quality is that of quality.json. Needs the folder of images that the cache was extracted from.
     """
     opened = Cache(cache)
     categories: Any = opened.spec.recipe["categories"]
@@ -37,21 +62,20 @@ def main(*, cache: Path, run: Path, out: Path, count: int = 6) -> Path:
     rows = [row for row in json.loads((run / "quality.json").read_text()) if row["objects"]]
     rows.sort(key=lambda row: -row["mask_iou"])
     count = min(count, len(rows) // 2)
-    results: dict[int, list[Result]] = defaultdict(list)
-    for result in json.loads((run / "results.json").read_text()):
-        results[result["image_id"]].append(result)
+    chosen = [("best", row) for row in rows[:count]] + [("worst", row) for row in reversed(rows[len(rows) - count :])]
     positions = {info.id: index for index, info in enumerate(opened.images)}
-    pictures: list[Image.Image] = []
-    for pair in zip(rows[:count], reversed(rows[-count:]), strict=True):
-        for row in pair:
-            index = positions[row["image_id"]]
-            image = open_image(folder / opened.images[index].file_name)
-            found = sorted(results[row["image_id"]], key=lambda result: -result["score"])
-            zoom = max(1, round(LEAST_WIDTH / image.width))
-            pictures.append(truth_overlay(image, opened, index, categories, zoom))
-            pictures.append(overlay(image, found, categories, MIN_SCORE, zoom=zoom))
-    sheet(pictures, columns=4, titles=TITLES).save(out)
-    return out
+    if missing := [row["image_id"] for _, row in chosen if row["image_id"] not in positions]:
+        raise PipelineError(f"{run} was evaluated on another cache: {cache} has no image {missing[0]}", "give that one")
+    results = _results_of(run, {row["image_id"] for _, row in chosen})
+    found: list[Case] = []
+    for kind, row in chosen:
+        index = positions[row["image_id"]]
+        image = open_image(folder / opened.images[index].file_name)
+        masks = sorted(results[row["image_id"]], key=lambda result: -result["score"])
+        zoom = max(1, round(LEAST_WIDTH / image.width))
+        truth = truth_overlay(image, opened, index, categories, zoom)
+        found.append(Case(kind, **row, truth=truth, masks=overlay(image, masks, categories, MIN_SCORE, zoom=zoom)))
+    return found
 
 
 def truth_overlay(
@@ -62,3 +86,11 @@ def truth_overlay(
     names = {category["id"]: category["name"] for category in categories}
     masks = [rle.decode(counts, (image.height, image.width)) for counts in truth.rles]
     return draw_masks(image, masks, [names[category_id] for category_id in truth.category_ids.tolist()], zoom=zoom)
+
+
+def _results_of(run: Path, image_ids: set[int]) -> dict[int, list[Result]]:
+    results: dict[int, list[Result]] = defaultdict(list)
+    for result in json.loads((run / "results.json").read_text()):
+        if result["image_id"] in image_ids:
+            results[result["image_id"]].append(result)
+    return results

@@ -19,6 +19,7 @@ from .evaluation import (
     images_to_evaluate,
 )
 from .heads.base import Masks, Widths
+from .masks.coco_eval import PER_CLASS
 from .masks.references import box_logits, oracle_logits
 from .training.checkpoint import Run, check_features, load_head
 
@@ -70,6 +71,23 @@ def lost_in_words(run: Path) -> str:
         if kind != "AP" and value is not None and now is not None
     ]
     return f"AP gained if made perfect: {', '.join(gains)}" if gains else ""
+
+
+def class_table(run: Path) -> list[dict[str, str]]:
+    """metrics/per_class.json of the last evaluation for a person: classes that have objects, best masks first."""
+    rows = [row for row in json.loads((run / DETAILS / "per_class.json").read_text()) if row["objects"]]
+    rows.sort(key=lambda row: -row["segm"]["AP"])
+    figures = [
+        (f"{words} {name}", kind, name) for kind, words in (("segm", "mask"), ("bbox", "box")) for name in PER_CLASS
+    ]
+    return [
+        {
+            "class": row["name"],
+            "objects": str(row["objects"]),
+            **{title: f"{row[kind][name]:.1f}" for title, kind, name in figures},
+        }
+        for row in rows
+    ]
 
 
 def _fail(run: Path, error: Exception) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from featcache import Cache
 from pipeline.cli import app
 
-COMMANDS = ("extract", "train", "evaluate", "ablate", "predict", "describe", "detectors", "heads")
+COMMANDS = ("extract", "train", "evaluate", "ablate", "predict", "report", "describe", "detectors", "heads")
 
 
 @pytest.fixture
@@ -51,6 +51,13 @@ def test_the_whole_story(tiny: Tiny, tmp_path: Path) -> None:
     header, bbox, segm = (line.split() for line in evaluated.stdout.splitlines()[:3])
     assert header[:3] == ["AP", "AP50", "AP75"]
     assert (bbox[0], segm[0], len(segm)) == ("bbox", "segm", 13)
+    assert "AP gained if made perfect: " in evaluated.stdout
+    told = call("evaluate", "--cache", val, "--run", run, "--json")
+    assert json.loads(told.stdout) == json.loads((run / "metrics.json").read_text())
+    classes = call("evaluate", "--cache", val, "--run", run, "--per-class").stdout.splitlines()[-4:]
+    assert classes[0].split()[:4] == ["class", "objects", "mask", "AP"]
+    page = call("report", run, "--cache", val, "--out", tmp_path / "report.html", "--count", 2)
+    assert (page.exit_code, page.stdout) == (0, f"{tmp_path / 'report.html'}\n")
     predicted = call(
         "predict", "--detector", tiny.toml, "--weights", tiny.weights, "--run", run, "--images", tiny.images,
         "--out", tmp_path / "out",

@@ -1,0 +1,1 @@
+"""The parts of an HTML page that needs nothing but itself: elements, charts, style."""

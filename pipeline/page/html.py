@@ -1,0 +1,85 @@
+"""HTML as text: elements that escape what they are given, tables, and pictures inside the page."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from .style import STYLE
+
+Cells = Sequence[object]
+
+
+def page(title: str, *body: str) -> str:
+    """A whole document; it loads nothing and runs nothing. body: HTML."""
+    head = f"<meta charset='utf-8'>{tag('title', text(title))}<style>{STYLE}</style>"
+    viewport = "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+    return f"<!doctype html>\n<html lang='en'><head>{head}{viewport}</head><body>{tag('main', *body)}</body></html>\n"
+
+
+def text(words: object) -> str:
+    """Plain words as HTML."""
+    return html.escape(str(words), quote=True)
+
+
+def tag(name: str, *content: str, **attributes: object) -> str:
+    """An element. content: HTML; attributes: plain, `class_` for class, `_` for `-`; None is left out."""
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{text(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return f"<{name}{given}>{''.join(content)}</{name}>"
+
+
+def section(title: str, *content: str, about: str = "") -> str:
+    """A part of the page under a heading, with a line that says what one sees."""
+    words = tag("p", text(about), class_="about") if about else ""
+    return tag("section", tag("h2", text(title)), words, *content)
+
+
+def table(caption: str, head: Cells, rows: Sequence[Cells], *, best: bool = False) -> str:
+    """A table whose first column names the rows; numbers and short words. It scrolls in itself where it is too wide.
+
+    best: the largest number of each row is set in bold, where there are several.
+    """
+    columns = tag("tr", *(tag("th", text(cell), scope="col") for cell in head))
+    body = [tag("tr", tag("th", text(row[0]), scope="row"), *_cells(row[1:], best=best)) for row in rows]
+    whole = tag("table", tag("caption", text(caption)), tag("thead", columns), tag("tbody", *body))
+    return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number in words, a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def picture(image: Image.Image, words: str, *, width: int = 640) -> str:
+    """The image inside the page, at most so many pixels wide. words: what it shows."""
+    if image.width > width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.convert("RGB").save(stream, "JPEG", quality=82, optimize=True)
+    data = base64.b64encode(stream.getvalue()).decode()
+    return (
+        f'<img src="data:image/jpeg;base64,{data}" alt="{text(words)}" width="{image.width}" height="{image.height}">'
+    )
+
+
+def _cells(row: Cells, *, best: bool) -> list[str]:
+    values = [_value(cell) for cell in row]
+    known = [value for value in values if value is not None]
+    top = max(known) if best and len(known) > 1 else None
+    return [
+        tag("td", tag("b", text(cell)) if top is not None and value == top else text(cell))
+        for cell, value in zip(row, values, strict=True)
+    ]
+
+
+def _value(cell: object) -> float | None:
+    try:
+        return float(str(cell))
+    except ValueError:
+        return None

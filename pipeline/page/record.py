@@ -1,0 +1,83 @@
+"""What a run directory tells: its settings, the course of its training, and its last evaluation."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import PipelineError
+from ..evaluation import DETAILS, EVALUATED
+from ..heads.registry import build_head
+from ..training.checkpoint import CONFIG, HEAD, Run, read_run
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run, as far as it has come: what is not there yet is None or empty."""
+
+    folder: Path
+    name: str
+    run: Run | None
+    """None for an evaluated reference, which nobody trained."""
+    parameters: int | None
+    head_bytes: int | None
+    log: list[Row]
+    """Of metrics.jsonl."""
+    metrics: Row | None
+    identity: Row | None
+    """On what the metrics were taken."""
+    classes: list[Row] = field(default_factory=list[Row])
+    curves: Row | None = None
+    lost: dict[str, float | None] | None = None
+    quality: list[Row] = field(default_factory=list[Row])
+
+
+def read_record(folder: Path, name: str) -> Record:
+    """Read a run directory; raises PipelineError where it is neither a run nor evaluated."""
+    metrics = _json(folder / "metrics.json")
+    if metrics is None and not (folder / CONFIG).exists():
+        raise PipelineError(
+            f"{folder} is no run: it has neither {CONFIG} nor metrics.json",
+            "python -m pipeline train --cache DIR --head NAME --run DIR",
+        )
+    run = read_run(folder) if (folder / CONFIG).exists() else None
+    head, log = folder / HEAD, folder / "metrics.jsonl"
+    evaluated = _json(folder / EVALUATED)
+    return Record(
+        folder=folder,
+        name=name,
+        run=run,
+        parameters=None if run is None else _parameters(run),
+        head_bytes=head.stat().st_size if head.exists() else None,
+        log=[json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [],
+        metrics=metrics,
+        identity=evaluated["identity"] if evaluated else None,
+        classes=_json(folder / DETAILS / "per_class.json") or [],
+        curves=_json(folder / DETAILS / "pr.json"),
+        lost=_json(folder / DETAILS / "lost_ap.json"),
+        quality=_json(folder / "quality.json") or [],
+    )
+
+
+def names_of(folders: list[Path]) -> list[str]:
+    """The last part of each path that tells it from the others."""
+    whole = [folder.resolve().parts for folder in folders]
+    for parts in range(1, max(map(len, whole), default=1) + 1):
+        names = ["/".join(one[-parts:]) for one in whole]
+        if len(set(names)) == len(names):
+            return names
+    raise PipelineError("a run is named twice", "give each run once")
+
+
+def _parameters(run: Run) -> int:
+    with torch.device("meta"):
+        head = build_head(run.recipe.family, run.recipe.head, run.widths)
+    return sum(parameter.numel() for parameter in head.parameters())
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text()) if file.exists() else None
