@@ -7,6 +7,16 @@ import typer
 
 from .errors import UsageError
 
+
+def check_device(name: str) -> str:
+    """The name, if it is that of a device of this machine; raises PipelineError. torch is imported for a GPU only."""
+    if name != "cpu":
+        from .detectors.device import torch_device
+
+        torch_device(name)
+    return name
+
+
 Detector = Annotated[
     str,
     typer.Option(
@@ -18,7 +28,7 @@ Weights = Annotated[
 ]
 CacheDir = Annotated[Path, typer.Option(help="The feature cache.", metavar="DIR")]
 RunDir = Annotated[Path, typer.Option(help="The run: settings, checkpoint, metrics of one head.", metavar="DIR")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=check_device)]
 
 
 def pairs(settings: list[str]) -> dict[str, str]:

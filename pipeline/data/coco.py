@@ -99,7 +99,9 @@ def _read(annotations: Path) -> tuple[Mapping[str, Any], str]:
             f"no annotation file {annotations}", "pass COCO instances JSON: --annotations FILE"
         ) from None
     except (OSError, ValueError) as error:
-        raise PipelineError(f"{annotations} is not readable JSON: {error}") from None
+        raise PipelineError(
+            f"{annotations} is not readable JSON: {error}", "pass COCO instances JSON: --annotations FILE"
+        ) from None
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(raw, dict) or key not in raw]
     if missing:
         raise PipelineError(
@@ -121,11 +123,13 @@ def _annotations_by_image(
     for annotation in annotations:
         if annotation["image_id"] not in image_ids:
             raise PipelineError(
-                f"{file}: annotation {annotation['id']} names image {annotation['image_id']}, which is not listed"
+                f"{file}: annotation {annotation['id']} names image {annotation['image_id']}, which is not listed",
+                "add the image to `images`, or drop the annotation",
             )
         if annotation["category_id"] not in category_ids:
             raise PipelineError(
-                f"{file}: annotation {annotation['id']} names category {annotation['category_id']}, which is not listed"
+                f"{file}: annotation {annotation['id']} names category {annotation['category_id']}, which is not listed",
+                "add the category to `categories`, or drop the annotation",
             )
         by_image[annotation["image_id"]].append(annotation)
     return by_image
