@@ -128,7 +128,8 @@ def _annotations_by_image(
             )
         if annotation["category_id"] not in category_ids:
             raise PipelineError(
-                f"{file}: annotation {annotation['id']} names category {annotation['category_id']}, which is not listed",
+                f"{file}: annotation {annotation['id']} names category {annotation['category_id']}, which is not "
+                "listed",
                 "add the category to `categories`, or drop the annotation",
             )
         by_image[annotation["image_id"]].append(annotation)
