@@ -70,6 +70,21 @@ def _dies_after(update: Callable[..., object], steps: int) -> Callable[..., obje
     return dying
 
 
+def test_a_batch_in_parts_gives_the_weights_of_the_whole(cache: Path, tmp_path: Path) -> None:
+    """Images weigh by their boxes, also where the last part is smaller and the images differ in size."""
+    settings = {**SETTINGS, "hidden": "16", "amp": "off", "loss": "full", "steps": "2", "batch_size": "5"}
+    heads = [
+        weights(train.main(cache=cache, head="unet", run=tmp_path / size, settings={**settings, "micro_batch": size}))
+        for size in ("0", "2")
+    ]
+    start = weights(train.main(cache=cache, head="unet", run=tmp_path / "x", settings={**settings, "lr": "0"}))
+    moved = 0.0
+    for name, value in heads[0].items():
+        torch.testing.assert_close(heads[1][name], value, rtol=1e-3, atol=2e-5)
+        moved = max(moved, (value - start[name]).abs().max().item())
+    assert moved > 1e-3
+
+
 def test_needs_neither_images_nor_annotations_nor_detector(tmp_path: Path) -> None:
     tiny = write_tiny(tmp_path / "data")
     cache = extract.main(**tiny.arguments, cache=tmp_path / "cache", views=("orig", "hflip"))

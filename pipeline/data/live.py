@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcache import CacheSpec, Entry
+from featcache import CacheSpec, Entry, Moments
 from featcache.errors import CacheError
 
 from ..detectors.base import Features, FrozenDetector, LearningDetector
@@ -75,6 +75,7 @@ class Live:
 
     def _entry(self, pair: Pair, features: Features, place: int) -> Entry:
         height, width = features.input_hw[place].tolist()
+        levels = self.spec.levels if self.learner is None else ()  # with gradients the head finds them itself
         return Entry(
             index=pair[0],
             view=pair[1],
@@ -86,7 +87,15 @@ class Live:
             scores=features.scores[place],
             labels=features.labels[place],
             ground_truth=self.coco.ground_truth[pair[0]],
+            moments={level.name: _moments(features.maps[level.name][place]) for level in levels if level.moments},
         )
+
+
+def _moments(one: Tensor) -> Moments:
+    """Of a map "c h w", to the last bit what a cache would give back."""
+    found = Moments.of(one.permute(1, 2, 0).contiguous().permute(2, 0, 1))
+    rows, columns = torch.triu_indices(len(found.mean), len(found.mean), device=found.mean.device)
+    return Moments.unpacked(found.mean, found.covariance[rows, columns])
 
 
 def _with_rows(outputs: Sequence[Decoded], rows: Sequence[int]) -> list[tuple[list[int], Decoded]]:

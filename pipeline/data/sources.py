@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcache import Cache, CacheSpec, Entry, GroundTruth, ImageInfo, Loader
+from featcache import Cache, CacheSpec, Entry, GroundTruth, ImageInfo, Loader, Moments
 
 from ..detectors.base import Features
 from ..detectors.hdetr import Decoded
@@ -39,6 +39,17 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.infos)
+
+    def split(self, size: int) -> "list[Batch]":
+        """Parts of up to so many images; 0 for the batch itself. Heads that share the batch share its parts."""
+        if not 0 < size < len(self):
+            return [self]
+        return self.once(("split", size), lambda: [self._rows(i, i + size) for i in range(0, len(self), size)])
+
+    def _rows(self, start: int, stop: int) -> "Batch":
+        rows = slice(start, stop)
+        lists = {name: getattr(self, name)[rows] for name in ("counts", "ground_truth", "infos", "views")}
+        return Batch(features=self.features.rows(rows), **lists)
 
     def once(self, what: Hashable, work: Callable[[], T]) -> T:
         """The result of `work`, which follows from the batch and `what` alone: heads that share the batch share it."""
@@ -153,6 +164,7 @@ def collate(entries: Sequence[Entry], spec: CacheSpec) -> Batch:
         scores=pad([entry.scores for entry in entries]),
         labels=pad([entry.labels for entry in entries]),
         input_hw=torch.tensor([entry.input_hw for entry in entries], device=entries[0].boxes.device),
+        moments={name: Moments.stack([entry.moments[name] for entry in entries]) for name in entries[0].moments},
     )
     return Batch(
         features=features,

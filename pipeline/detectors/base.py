@@ -50,14 +50,18 @@ class Features:
 
     def image(self, row: int) -> "Features":
         """One image of the batch, b = 1, its maps cut to the cells that are not padding."""
-        rows = slice(row, row + 1)
+        one = self.rows(slice(row, row + 1))
         maps: dict[str, Tensor] = {}
-        for name, values in self.maps.items():
+        for name, values in one.maps.items():
             h, w = (-(-self.input_hw[row] // self.strides[name])).tolist()
-            maps[name] = values[rows, :, :h, :w]
+            maps[name] = values[:, :, :h, :w]
+        return replace(one, maps=maps)
+
+    def rows(self, rows: slice) -> "Features":
+        """Some images of the batch, padded as they are."""
         detections = {name: getattr(self, name)[rows] for name in ("queries", "boxes", "scores", "labels", "input_hw")}
         moments = {name: Moments(both.mean[rows], both.covariance[rows]) for name, both in self.moments.items()}
-        return replace(self, maps=maps, moments=moments, **detections)
+        return replace(self, maps={name: maps[rows] for name, maps in self.maps.items()}, moments=moments, **detections)
 
 
 class FrozenDetector(Protocol):

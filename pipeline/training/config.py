@@ -36,6 +36,9 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of the averaged weights, which then are the result; 0 for none."""
     amp: Literal["off", "bf16"] = "off"
+    micro_batch: int = 0
+    """Images that pass the head at once, 0 for the whole batch: a step needs the memory of so many. The loss is the
+    same but for the points, which are drawn for each part by itself."""
 
     match: Literal["hungarian", "overlap"] = "hungarian"
     """`hungarian`: one detection for each object. `overlap`: every detection with a box IoU of `match_iou` or more."""
@@ -78,6 +81,10 @@ class TrainConfig:
             raise ValueError(f"holdout is {self.holdout}, expected 0 (none) or 2 and more")
         if self.warmup >= self.steps:
             raise ValueError(f"warmup {self.warmup} leaves nothing of {self.steps} steps")
+        if self.micro_batch < 0:
+            raise ValueError(f"micro_batch is {self.micro_batch}, expected 0 (the whole batch) or more")
+        if self.micro_batch and self.finetune != "none":
+            raise ValueError("micro_batch goes with finetune = 'none': a detector that learns keeps the batch whole")
         if self.detector_lr_ratio < 0 or self.detection_weight < 0:
             raise ValueError("detector_lr_ratio and detection_weight are 0 or more")
         if self.finetune == "none" and self.detection_weight:
