@@ -32,7 +32,7 @@ _OPEN_GROUPS = 4
 
 
 class CacheWriter:
-    """Creates a cache, or continues one with the same fingerprint; a context manager.
+    """Creates a cache, or continues one of the same identity (but for `moments`: as it was begun); a context manager.
 
     `put` quantises on the device that made the features and hands the bytes to `threads` writer threads through a queue
     of at most `queue` images, so memory stays bounded however slow the disk is. `shard` images share a file, by default
@@ -62,7 +62,9 @@ class CacheWriter:
             try:
                 shard = self._create_or_resume(ground_truth, shard)
                 group = store.open_group(self.path)
-                self._views: dict[str, ViewFiles] = {view: store.open_view(group, spec, view) for view in spec.views}
+                self._views: dict[str, ViewFiles] = {
+                    view: store.open_view(group, self.spec, view) for view in self.spec.views
+                }
                 self._delta: dict[tuple[str, str], bool | None] = {
                     (view, name): files.delta
                     for view, arrays in self._views.items()
@@ -200,8 +202,11 @@ class CacheWriter:
             store.create(self.path, self.spec, self.images, ground_truth, shard)
             return shard
         check_format_version(header["format_version"], str(self.path))
-        fields = CacheSpec.from_json(header["spec"]).differences(self.spec)
-        if fields:
+        stored = CacheSpec.from_json(header["spec"])
+        fields = stored.differences(self.spec)
+        if all(name.endswith(".moments") for name, _, _ in fields):
+            self.spec = stored  # begun before there were moments: it goes on without
+        else:
             listing = "; ".join(f"{name}: cache has {cached!r}, now {now!r}" for name, cached, now in fields)
             raise MismatchError(
                 f"cache {self.path} was made by something else ({listing})",

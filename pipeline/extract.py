@@ -6,7 +6,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -106,7 +106,7 @@ def cache_spec(
 ) -> CacheSpec:
     """What the cache of this detector on these images holds; `command` is what filled it."""
     return CacheSpec(
-        levels=model.levels,
+        levels=tuple(replace(level, moments=level.name == "c1") for level in model.levels),  # for the heads' neck
         detections=model.detections,
         query_dim=model.query_dim,
         codec=codec,

@@ -125,3 +125,15 @@ def test_one_cell_has_no_spread(tmp_path: Path) -> None:
         writer.put(0, "orig", **features)
     found = Cache(tmp_path / "one")[0].moments["c1"]
     assert not found.covariance.any()
+
+
+def test_a_cache_begun_without_moments_goes_on_without(make_cache: Maker) -> None:
+    begun = make_cache(3, order=[0])
+    assert make_cache(3, levels=WITH, order=[1, 2]) == begun
+    cache = Cache(begun)
+    assert cache.done().all()
+    assert cache.fingerprint == make_spec().fingerprint
+    assert cache[2].moments == {}
+    make_cache(3, name="other", levels=WITH, order=[0])
+    with_moments = Cache(make_cache(3, name="other", order=[1, 2]))
+    assert set(with_moments[2].moments) == {"c1"}
