@@ -80,7 +80,7 @@ def _window(image_hw: tuple[int, int], scale: float, x: float, y: float) -> tupl
     """What a canvas shows of an image `scale` times its size; x and y, 0 to 1, say how far right and down it lies."""
     height, width = image_hw
     shown_w, shown_h = width / scale, height / scale
-    left, top = x * (width - shown_w), y * (height - shown_h)
+    left, top = x * (width - shown_w) + 0.0, y * (height - shown_h) + 0.0  # never -0.0
     return left, top, left + shown_w, top + shown_h
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from featcache import CacheSpec
+
 from ..data.sources import Cached
 from ..errors import PipelineError, UsageError
 from ..heads.base import Widths
@@ -58,6 +60,7 @@ def plan(
         parameters, problem = 0, ""
         try:
             parameters = count_parameters(row.recipe, Widths.of_cache(spec))
+            _check_views(row.recipe, spec)
         except PipelineError as error:
             problem = f"{error.message}; {error.hint}" if error.hint else error.message
         seeded = [(replace(row, recipe=_seeded(row.recipe, seed)), f"-seed{seed}") for seed in seeds]
@@ -115,6 +118,15 @@ def count_parameters(recipe: Recipe, widths: Widths) -> int:
     except ValueError as error:
         raise PipelineError(f"'{recipe.name}' does not fit the features: {error}") from None
     return sum(parameter.numel() for parameter in head.parameters())
+
+
+def _check_views(recipe: Recipe, spec: CacheSpec) -> None:
+    """Raise PipelineError where the cache has not all the views that the training asks for."""
+    if missing := [view for view in recipe.train.views if view not in spec.views]:
+        raise PipelineError(
+            f"the cache holds no view {', '.join(missing)}, only {', '.join(spec.views)}",
+            f"extract one with --views {','.join(recipe.train.views)}",
+        )
 
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:

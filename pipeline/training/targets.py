@@ -1,7 +1,6 @@
 """Ground truth for the boxes of a step: which boxes learn, and what each must say at any point."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +11,10 @@ from ..data.coco import Category, contiguous_labels, view_of
 from ..data.sources import Batch
 from ..data.transforms import original_to_view, view_to_original, xywh_to_xyxy
 from ..data.views import View
-from ..masks import rle
 from .assign import hungarian, jitter, overlap, sample_pairs
 from .config import TrainConfig
 from .points import sample_mask
-
-LEAST_VISIBLE = 0.05
-"""Share of an object's pixels below which, in a view that cuts it, it teaches nothing."""
+from .visible import clip, show
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ def build_targets(
         frames.append(view_to_original(chosen, view.image_hw, view))
         views += [view] * len(pairs)
         for k in pairs[:, 1].tolist():
-            shown = batch.once(("shown", row, k), lambda k=k, truth=truth, view=view: _show(truth.rles[k], view))
+            shown = batch.once(("shown", row, k), lambda k=k, truth=truth, view=view: show(truth.rles[k], view))
             masks.append(shown.mask)
             areas.append(shown.area)
     device = features.boxes.device
@@ -109,13 +105,15 @@ def _pairs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of one image: its detected boxes, which of them learn which object, and the label of every object."""
     truth, features, view = batch.ground_truth[row], batch.features, view_of(batch.infos[row], batch.views[row])
-    usable = torch.from_numpy(np.flatnonzero(~truth.iscrowd & (truth.boxes_xywh[:, 2:] > 0).all(axis=1)))
-    every_box = xywh_to_xyxy(torch.from_numpy(truth.boxes_xywh))
-    if not view.whole:
-        usable = _clip(
-            every_box, usable, view, lambda k: batch.once(("shown", row, k), lambda: _show(truth.rles[k], view))
+    usable: list[int] = np.flatnonzero(~truth.iscrowd & (truth.boxes_xywh[:, 2:] > 0).all(axis=1)).tolist()
+    boxes_xyxy = xywh_to_xyxy(torch.from_numpy(truth.boxes_xywh))
+    if view.whole:
+        boxes_xyxy = boxes_xyxy[usable]
+    else:
+        usable, boxes_xyxy = clip(
+            boxes_xyxy, usable, view, lambda k: batch.once(("shown", row, k), lambda: show(truth.rles[k], view))
         )
-    truth_boxes = original_to_view(every_box[usable], view.image_hw, view).float()
+    truth_boxes = original_to_view(boxes_xyxy, view.image_hw, view).float()
     truth_labels = contiguous_labels(truth, categories)
     n = batch.counts[row]
     detected = features.boxes[row, :n].cpu()
@@ -124,56 +122,8 @@ def _pairs(
         pairs = hungarian(detected, scores, found, truth_boxes, truth_labels[usable])
     else:
         pairs = overlap(detected, truth_boxes, config.match_iou)
-    return detected, torch.stack([pairs[:, 0], usable[pairs[:, 1]]], dim=1), truth_labels
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """What a view shows of an object."""
-
-    mask: Tensor
-    """The whole object in the original image, uint8 "h w"."""
-    area: float
-    """Pixels in the window."""
-    share: float
-    """Of its pixels, those in the window."""
-    box: tuple[float, float, float, float]
-    """The tightest around the pixels in the window, xyxy in pixels of the original image; zeros if there are none."""
-
-
-def _show(counts: bytes, view: View) -> _Shown:
-    mask = torch.from_numpy(rle.decode(counts, view.image_hw)).view(torch.uint8)
-    if view.whole:
-        return _Shown(mask, float(mask.sum()), 1.0, view.window)
-    x0, y0, x1, y1 = (max(0, math.ceil(edge - 0.5)) for edge in view.window)  # pixels with their centre in the window
-    part = mask[y0:y1, x0:x1]
-    area, whole = float(part.sum()), float(mask.sum())
-    if not area:
-        return _Shown(mask, 0.0, 0.0, (0.0, 0.0, 0.0, 0.0))
-    rows, columns = (torch.nonzero(part.any(dim=dim)).flatten() for dim in (1, 0))
-    left, right = x0 + columns[0].item(), x0 + columns[-1].item() + 1
-    top, bottom = y0 + rows[0].item(), y0 + rows[-1].item() + 1
-    return _Shown(mask, area, area / whole, (left, top, right, bottom))
-
-
-def _clip(boxes_xyxy: Tensor, usable: Tensor, view: View, show: Callable[[int], _Shown]) -> Tensor:
-    """Of the usable objects those that the view shows enough of; boxes of those it cuts become what is left, in place.
-
-    That is the part of the box in the window, no larger than the pixels that the window shows need.
-    """
-    window = boxes_xyxy.new_tensor(view.window)
-    kept: list[int] = []
-    for k in usable.tolist():
-        box = boxes_xyxy[k]
-        inside = torch.cat([box[:2].maximum(window[:2]), box[2:].minimum(window[2:])])
-        if torch.equal(inside, box):
-            kept.append(k)
-        elif (inside[2:] > inside[:2]).all() and (shown := show(k)).share >= LEAST_VISIBLE:
-            tight = boxes_xyxy.new_tensor(shown.box)
-            box[:2], box[2:] = inside[:2].maximum(tight[:2]), inside[2:].minimum(tight[2:])
-            if (box[2:] > box[:2]).all():
-                kept.append(k)
-    return torch.tensor(kept, dtype=torch.int64)
+    objects = torch.tensor(usable, dtype=torch.int64)
+    return detected, torch.stack([pairs[:, 0], objects[pairs[:, 1]]], dim=1), truth_labels
 
 
 def _inside(view: View, box_xyxy: Tensor, points: Tensor) -> Tensor:

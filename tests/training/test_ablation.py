@@ -3,11 +3,20 @@
 from pathlib import Path
 
 import pytest
+import torch
+from detectors.native_toys import write_toy
 
-from pipeline.config import shipped
+from featcache import CacheSpec
+from pipeline.config import read_toml, shipped
+from pipeline.data.views import check_view
+from pipeline.detectors.base import source_of
 from pipeline.errors import PipelineError
+from pipeline.heads.base import Widths, encoder_maps
+from pipeline.heads.registry import build_head
 from pipeline.training.ablation import CELLS, load_ablation
-from pipeline.training.recipe import load_recipe
+from pipeline.training.recipe import change, load_recipe
+
+TAPS = ("encoder_layer", "extra_encoder_layers")
 
 SMALL = """
 about = "two heads"
@@ -99,3 +108,43 @@ def test_an_unknown_table_suggests_the_nearest() -> None:
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="no rows"):
         load_ablation(write(tmp_path, 'about = ""\ndetector = "a"\nhead = "unet"\nrows = []\n'))
+
+
+def test_the_rows_of_table_15_read_three_layers_of_the_cache_that_its_detector_gives(tmp_path: Path) -> None:
+    """By a small network with the taps of the shipped config: three sets of maps, a row for each of them."""
+    taps = {key: read_toml(shipped("detectors")["hdetr-r50-layers"])[key] for key in TAPS}
+    toy = write_toy(tmp_path, encoder_layers=6, levels=4)
+    detector = toy.build(**taps)
+    names = [level.name for level in detector.levels]
+    assert names == ["c1", *(f"e{s}{layer}" for layer in ("", "_l2", "_l6") for s in (8, 16, 32, 64))]
+    spec = CacheSpec(
+        detector.levels,
+        detector.detections,
+        detector.query_dim,
+        source=source_of(detector),
+        recipe={"categories": [{"id": 1, "name": "thing"}] * detector.classes},
+    )
+    widths, ablation = Widths.of_cache(spec), load_ablation("table15")
+    read = [encoder_maps(widths, row.recipe.head.encoder_layer) for row in ablation.rows]
+    assert read == [("e8_l2", "e16_l2", "e32_l2", "e64_l2"), ("e8", "e16", "e32", "e64"), ("e8_l6", *names[-3:])]
+    features = detector.detect(torch.randn(1, 3, 96, 128))
+    for row in ablation.rows:
+        recipe = change(row.recipe, {"hidden": 32, "roi": 8}, "here")
+        head = build_head(recipe.family, recipe.head, widths).eval()
+        assert head.predict(features)[0].mask_logits.shape == (20, 8, 8)
+    assert {row.detector for row in ablation.rows} == {"hdetr-r50-layers"}
+
+
+def test_the_layers_detector_is_hdetr_r50_but_for_what_it_stores() -> None:
+    plain, layers = (read_toml(shipped("detectors")[name]) for name in ("hdetr-r50", "hdetr-r50-layers"))
+    assert layers.pop("extra_encoder_layers") == [2, 6]
+    assert {key for key in plain if plain[key] != layers[key]} == {"name", "summary"}
+    assert plain.keys() == layers.keys()
+
+
+def test_table_13_trains_on_views_that_can_be_extracted() -> None:
+    plain, jittered = load_ablation("table13").rows
+    assert plain.recipe.train.views == ("orig",)
+    assert set(plain.recipe.train.views) < set(jittered.recipe.train.views)
+    assert all(check_view(name).startswith("lsj") for name in jittered.recipe.train.views[1:])
+    assert (jittered.paper["AP"], jittered.paper["gpu_hours"]) == (46.0, 63)

@@ -13,7 +13,8 @@ from pipeline.masks import rle
 from pipeline.training import targets as targets_file
 from pipeline.training.config import TrainConfig
 from pipeline.training.points import grid_points
-from pipeline.training.targets import LEAST_VISIBLE, Targets, build_targets
+from pipeline.training.targets import Targets, build_targets
+from pipeline.training.visible import LEAST_VISIBLE
 
 H, W = 40, 60
 CATEGORIES = [{"id": 3, "name": "a"}, {"id": 7, "name": "b"}]
