@@ -27,12 +27,12 @@ from safetensors.torch import save_file
 
 from pipeline import extract
 from pipeline.config import from_table
-from pipeline.data.sources import Cached, FeatureSource
+from pipeline.data.sources import Batch, Cached, FeatureSource
 from pipeline.detectors.classes import column_ids
 from pipeline.detectors.native import NativeConfig, build_network
 from pipeline.detectors.registry import CARD, detector_table
 from pipeline.train import LiveInputs, open_live
-from pipeline.training.checkpoint import claim_run, describe_run
+from pipeline.training.checkpoint import Run, claim_run, describe_run
 from pipeline.training.recipe import Recipe, load_recipe, override
 from pipeline.training.together import train_together
 from pipeline.training.trainer import Trainer
@@ -96,24 +96,30 @@ def main() -> None:
     print(f"{options.detector} ratio {wall:.2f} (of CPU time {cpu:.2f})")
 
 
+class _Timed(Trainer):
+    """Notes the CPU time at the end of each step."""
+
+    def __init__(self, folder: Path, run: Run, device: torch.device) -> None:
+        super().__init__(folder, run, device)
+        self.used: list[float] = []
+
+    def step(self, batch: Batch, waited: float = 0.0) -> dict[str, float]:
+        terms = super().step(batch, waited)
+        self.used.append(time.process_time())
+        return terms
+
+
 def train(source: FeatureSource, recipe: Recipe, out: Path, device: str) -> Step:
     """One run; the median of its steps but the first."""
     run = describe_run(recipe, source.spec)
     claim_run(out, run)
-    trainer = Trainer(out, run, torch.device(device))
-    used: list[float] = []
-    take = trainer.step
-
-    def timed(*arguments: Any) -> Any:
-        result = take(*arguments)
-        used.append(time.process_time())
-        return result
-
-    trainer.step = timed
+    trainer = _Timed(out, run, torch.device(device))
     train_together(source, [trainer])
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
     wall = statistics.median(recipe.train.batch_size / line["images_per_second"] for line in lines)
-    return Step(wall, (used[-1] - used[0]) / len(lines), statistics.median(line["data_wait"] for line in lines))
+    return Step(
+        wall, (trainer.used[-1] - trainer.used[0]) / len(lines), statistics.median(line["data_wait"] for line in lines)
+    )
 
 
 def random_weights(detector: str, folder: Path) -> Path | None:

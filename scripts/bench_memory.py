@@ -2,7 +2,7 @@
 
     python scripts/bench_memory.py --batch-sizes 1,2 --amp off,bf16
 
-Every case is a process of its own that takes two steps, the second with the optimiser's state there. `kept` is the
+Every case is a process of its own that takes two steps, so that the second finds the optimiser's state. `kept` is the
 account of `training/meter.py`: weights, gradients, optimiser and all that autograd keeps for the backward pass. `peak`
 is the largest resident memory of the process, less what it had once everything was imported: it adds the batch (`maps`
 tells how much that is) and the passing buffers of single operations. Both grow linearly with the batch, so that a line
@@ -41,12 +41,13 @@ def main() -> None:
     parser.add_argument("--batch-sizes", default="1,2")
     parser.add_argument("--amp", default="off,bf16")
     parser.add_argument("--project", type=int, default=8, help="batch size to extend the line to")
+    parser.add_argument("--steps", type=int, default=2, help="with 1, without the optimiser's state")
     parser.add_argument("--head", default="mask-frozen-detr")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="fields of the head or its training")
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure(options.head, dict(word.split("=", 1) for word in options.settings))))
+        print(json.dumps(measure(options.head, options.steps, dict(word.split("=", 1) for word in options.settings))))
         return
     for amp in options.amp.split(","):
         found = {int(size): in_a_process(options, int(size), amp) for size in options.batch_sizes.split(",")}
@@ -65,14 +66,26 @@ def main() -> None:
 
 def in_a_process(options: argparse.Namespace, size: int, amp: str) -> dict[str, float]:
     """The figures of one case."""
-    words = ["--child", "yes", "--head", options.head, *options.settings, f"batch_size={size}", f"amp={amp}"]
+    words = [
+        "--child",
+        "yes",
+        "--steps",
+        str(options.steps),
+        "--head",
+        options.head,
+        *options.settings,
+        f"batch_size={size}",
+        f"amp={amp}",
+    ]
     done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 
-def measure(head: str, settings: dict[str, str]) -> dict[str, float]:
-    """Two steps in this process."""
-    recipe = override(load_recipe(head), {"rois_per_image": str(BOXES), **settings, "steps": "2", "log_every": "1"})
+def measure(head: str, steps: int, settings: dict[str, str]) -> dict[str, float]:
+    """So many steps in this process."""
+    recipe = override(
+        load_recipe(head), {"rois_per_image": str(BOXES), **settings, "steps": str(steps), "log_every": "1"}
+    )
     before = resident()
     batch = synthetic_batch(recipe.train.batch_size)
     maps = batch.features.maps
@@ -89,9 +102,8 @@ def measure(head: str, settings: dict[str, str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         write_run(Path(folder), run)
         trainer = Trainer(Path(folder), run, torch.device("cpu"))
-        for _ in range(2):
-            terms = trainer.step(batch)
-    assert terms["loss"] > 0
+        for _ in range(steps):
+            assert trainer.step(batch)["loss"] > 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     return {"kept": trainer.meter.step_bytes, "peak": peak, "maps": sum(one.nbytes for one in maps.values())}
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import write_tiny
+from typer.testing import CliRunner
 
 from pipeline import evaluate, extract, predict, train
+from pipeline.cli import app
 from pipeline.data.coco import load_coco
 from pipeline.data.live import Live
 from pipeline.data.sources import Batch, Cached, Stream
@@ -17,6 +19,7 @@ from pipeline.detectors.registry import build_detector
 from pipeline.errors import PipelineError, UsageError
 from pipeline.train import LiveInputs
 from pipeline.training.checkpoint import read_run
+from pipeline.training.plan import plan
 from pipeline.training.trainer import Trainer
 from scripts.make_shapes import write_set
 
@@ -173,6 +176,43 @@ def test_averaged_weights_are_those_of_head_and_detector(inputs: LiveInputs, fin
     assert equal(state["averaged_detector"], load_file(run / "detector.safetensors"))
     assert equal(state["detector"], load_file(finetuned / "detector.safetensors"))
     assert not equal(state["averaged_detector"], state["detector"])
+
+
+def test_ablate_on_a_cache_leaves_out_what_trains_the_detector(
+    inputs: LiveInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Cached(cached(inputs, tmp_path / "cache"))
+    _, members = plan("table11", source, tmp_path / "out", steps="3", seeds=(), settings={})
+    assert [member.row.name for member in members] == ["H-DETR R50", "H-DETR Swin-L", "DINO FocalNet-L"]
+    words = capsys.readouterr().err
+    assert "'DINO FocalNet-L, fine-tune'" in words
+    assert "train --live" in words
+    with pytest.raises(PipelineError, match="every row trains the detector too"):
+        plan("table11", source, tmp_path / "out", steps="3", seeds=(), settings={"finetune": "all"})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--live"], "--live needs the detector and its images"),
+        (["--live", "--cache", "c"], "--live takes the place of a cache"),
+        (["--cache", "c", "--detector", "shapes-tiny"], "a cache takes the place of detector"),
+        ([], "train takes a cache"),
+    ],
+)
+def test_half_of_one_or_both_is_misuse(words: list[str], message: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["train", "--head", "unet", "--run", str(tmp_path / "run"), *words])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_the_command_line_trains_beside_the_live_detector(inputs: LiveInputs, tmp_path: Path) -> None:
+    words = ["train", "--live", "--head", "unet", "--run", str(tmp_path / "run"), "--detector", inputs.detector]
+    words += ["--images", str(inputs.images), "--annotations", str(inputs.annotations), "--steps", "1", "hidden=16"]
+    result = CliRunner().invoke(app, [*words, "roi=8", "batch_size=1", "warmup=0", "amp=off"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "head.pt").exists()
+    assert not (tmp_path / "run" / "detector.safetensors").exists()
 
 
 def test_a_cache_cannot_train_the_detector_and_onnx_cannot_learn(tmp_path: Path) -> None:

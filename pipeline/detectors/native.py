@@ -216,7 +216,10 @@ class NativeDetector:
             encoder=self.encoder,
             strides={level.name: level.stride for level in self.levels},
             input_hw=input_hw,
-            **detections,
+            queries=detections["queries"],
+            boxes=detections["boxes"],
+            scores=detections["scores"],
+            labels=detections["labels"],
         )
 
     @torch.inference_mode()

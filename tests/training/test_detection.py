@@ -59,10 +59,10 @@ def test_a_batch_costs_what_its_images_cost_together() -> None:
         output_loss(output(logits[i : i + 1], boxes[i : i + 1], know_classes=True), OBJECTS[i : i + 1], 3)
         for i in (0, 1)
     ]
-    assert whole.item() == pytest.approx(sum(parts).item(), rel=1e-5)
+    assert whole.item() == pytest.approx(torch.stack(parts).sum().item(), rel=1e-5)
     terms = set_loss(logits, boxes, OBJECTS)
-    expected = 2 * sum(WEIGHTS[name] * term for name, term in terms.items())  # one layer, and the first stage alike
-    assert whole.item() == pytest.approx(expected.item(), rel=1e-4)
+    expected = 2 * sum(WEIGHTS[name] * term.item() for name, term in terms.items())  # a layer and the first stage alike
+    assert whole.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_first_stage_without_classes_tells_objects_in_column_0() -> None:
