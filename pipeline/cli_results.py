@@ -1,7 +1,7 @@
 """The commands that look back at runs: report, export."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,3 +25,25 @@ def report(
     from . import report as stage
 
     print(stage.main(runs=runs, out=out, cache=cache, count=count))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A trained run.", metavar="RUN")],
+    cache: Annotated[
+        Path, typer.Option(help="Of the features it was trained on; the files are checked on it.", metavar="DIR")
+    ],
+    out: Annotated[Path, typer.Option(help="Gets head.pt2, head.onnx, inputs.json.", metavar="DIR")],
+    form: Annotated[Literal["pt2", "onnx"] | None, typer.Option("--format", help="Only this one.")] = None,
+) -> None:
+    """Trained head -> torch.export and ONNX: maps, boxes, queries in, mask logits out.
+
+    Each file is run on images of the cache and fails where it differs from the head by more than 1e-4.
+
+    python -m pipeline export runs/first --cache val --out exported
+    """
+    from . import export as stage
+
+    for one in stage.main(cache=cache, run=run, out=out, formats=[form] if form else list(stage.FILES)):
+        sizes = "any" if one.free_maps else "of this cache's first image only"
+        print(f"{one.file}  largest difference {one.difference:.1e} in {one.checks} checks, map sizes: {sizes}")

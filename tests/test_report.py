@@ -12,7 +12,7 @@ from tiny import Tiny, write_tiny
 
 from pipeline import evaluate, extract, report, train
 from pipeline.errors import PipelineError
-from pipeline.page.charts import Line, bar_chart, label, line_chart, ticks
+from pipeline.page.charts import Line, bar_chart, label, line_chart, smoothed, ticks
 from pipeline.page.html import table, tag
 from pipeline.page.record import names_of
 
@@ -148,6 +148,15 @@ def test_charts_stay_inside_and_follow_the_numbers() -> None:
     widths = [float(width) for width in re.findall(r'<rect[^>]* width="([\d.]+)"', bars)]
     assert widths[1] == pytest.approx(2 * widths[0], rel=0.01)
     assert len(widths) == 3
+
+
+def test_a_noisy_line_has_its_running_mean() -> None:
+    faint, strong = smoothed(Line("run", range(100), [n % 2 for n in range(100)]), 20)
+    assert faint.faint
+    assert not strong.faint
+    assert strong.y[0] == 0
+    assert set(strong.y[19:]) == {0.5}
+    assert len(smoothed(Line("run", [0, 1], [0, 1]))) == 1
 
 
 def test_ticks_are_round_and_within() -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .html import tag, text
 from .style import COLOURS, DASHES
@@ -24,6 +24,8 @@ class Line:
     colour: int = 0
     """Position in `COLOURS`, and of the dashes after one round of them; -1: grey."""
     dashed: bool = False
+    faint: bool = False
+    """Behind a line of the same colour that says more."""
 
 
 def line_chart(title: str, lines: Sequence[Line], *, x_name: str, y_range: tuple[float, float] | None = None) -> str:
@@ -40,9 +42,19 @@ def line_chart(title: str, lines: Sequence[Line], *, x_name: str, y_range: tuple
         path = " ".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in one)
         dash = "4 3" if line.dashed else stroke_dash(line.colour)
         drawn.append(tag("polyline", points=path, fill="none", stroke=colour(line.colour), stroke_width=1.8,
-                         stroke_linejoin="round", stroke_dasharray=dash or None))  # fmt: skip
+                         stroke_linejoin="round", stroke_dasharray=dash or None,
+                         opacity=0.3 if line.faint else None))  # fmt: skip
     names = ", ".join(dict.fromkeys(line.name for line in lines))
     return figure(title, f"{title}: {names}", drawn, HEIGHT)
+
+
+def smoothed(line: Line, span: int = 20) -> list[Line]:
+    """A noisy line, faint, and its running mean over `span` points; the line alone where it is short."""
+    if len(line.y) < 2 * span:
+        return [line]
+    width = range(len(line.y))
+    means = [sum(line.y[max(0, n - span + 1) : n + 1]) / min(span, n + 1) for n in width]
+    return [replace(line, faint=True), replace(line, y=means)]
 
 
 def bar_chart(title: str, names: Sequence[str], groups: Sequence[tuple[int, Sequence[float | None]]]) -> str:

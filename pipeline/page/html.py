@@ -40,13 +40,12 @@ def section(title: str, *content: str, about: str = "") -> str:
     return tag("section", tag("h2", text(title)), words, *content)
 
 
-def table(caption: str, head: Cells, rows: Sequence[Cells], *, best: bool = False) -> str:
-    """A table whose first column names the rows; numbers and short words. It scrolls in itself where it is too wide.
-
-    best: the largest number of each row is set in bold, where there are several.
-    """
+def table(caption: str, head: Cells, rows: Sequence[Cells]) -> str:
+    """A table whose first column names the rows; numbers and short words. It scrolls in itself where it is too wide."""
     columns = tag("tr", *(tag("th", text(cell), scope="col") for cell in head))
-    body = [tag("tr", tag("th", text(row[0]), scope="row"), *_cells(row[1:], best=best)) for row in rows]
+    body = [
+        tag("tr", tag("th", text(row[0]), scope="row"), *(tag("td", text(cell)) for cell in row[1:])) for row in rows
+    ]
     whole = tag("table", tag("caption", text(caption)), tag("thead", columns), tag("tbody", *body))
     return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
@@ -66,20 +65,3 @@ def picture(image: Image.Image, words: str, *, width: int = 640) -> str:
     return (
         f'<img src="data:image/jpeg;base64,{data}" alt="{text(words)}" width="{image.width}" height="{image.height}">'
     )
-
-
-def _cells(row: Cells, *, best: bool) -> list[str]:
-    values = [_value(cell) for cell in row]
-    known = [value for value in values if value is not None]
-    top = max(known) if best and len(known) > 1 else None
-    return [
-        tag("td", tag("b", text(cell)) if top is not None and value == top else text(cell))
-        for cell, value in zip(row, values, strict=True)
-    ]
-
-
-def _value(cell: object) -> float | None:
-    try:
-        return float(str(cell))
-    except ValueError:
-        return None

@@ -11,7 +11,7 @@ from featcache.disk import human_bytes
 from featcache.summary import info
 
 from . import html
-from .charts import Line, line_chart
+from .charts import Line, line_chart, smoothed
 from .record import Record
 
 COSTS = ("images_per_second", "data_wait", "memory_bytes", "step_seconds", "step_memory_bytes")
@@ -31,11 +31,12 @@ def course_section(records: Sequence[Record]) -> str:
         for place, record in enumerate(records):
             rows = [row for row in record.log if _is_number(row.get(name)) and _is_number(row.get("step"))]
             if rows:
-                lines.append(Line(record.name, [r["step"] for r in rows], [r[name] for r in rows], place))
+                line = Line(record.name, [r["step"] for r in rows], [r[name] for r in rows], place)
+                lines += [line] if name == "lr" else smoothed(line)
         figures.append(line_chart(CURVE_NAMES.get(name, name), lines, x_name="step"))
     if not figures:
         return ""
-    about = "As logged; long runs are shown as means over neighbouring lines of the log."
+    about = "Faint: as logged. Strong: mean of the last 20 lines of the log."
     return html.section("Training", html.tag("div", *figures, class_="grid"), about=about)
 
 

@@ -1,0 +1,116 @@
+"""A head as a file: it says what the head says, with any number of boxes, and nothing of this project runs it."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from discs import write_discs
+
+from pipeline import export, train
+from pipeline.errors import PipelineError
+from pipeline.heads import export_mode
+from pipeline.heads.deformable import cell_centres
+from pipeline.heads.mask_frozen_detr import head as module_of_head
+from pipeline.training.checkpoint import load_head
+
+SMALL = {"hidden": "8", "roi": "8", "heads": "2", "steps": "1", "batch_size": "2"}
+VARIANTS = {
+    "paper": {},
+    "every query layer, segmenter": {"query_encoder": '["o2o","b2o","ffn"]', "mask_head": "segmenter"},
+    "convnext, direct": {"image_encoder": "convnext", "box_encoder": "convnext", "upsample": "direct"},
+    "without c1": {"c1": "false", "neck": "false", "image_encoder": "none"},
+    "unet": {"box_encoder": "unet", "query_encoder": "[]", "query_modulation": "true", "mask_scoring": "false"},
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_discs(tmp_path_factory.mktemp("export") / "cache")
+
+
+def trained(cache: Path, run: Path, **settings: str) -> Path:
+    return train.main(cache=cache, head="mask-frozen-detr", run=run, settings={**SMALL, **settings})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_files_say_what_the_head_says(cache: Path, tmp_path: Path, variant: str) -> None:
+    run = trained(cache, tmp_path / "run", **VARIANTS[variant])
+    exported = export.main(cache=cache, run=run, out=tmp_path / "out")
+    assert [one.file.name for one in exported] == ["head.pt2", "head.onnx"]
+    for one in exported:
+        assert one.difference <= export.MOST
+        assert one.checks == 5
+        assert one.free_maps
+
+
+def test_onnxruntime_alone_runs_it_and_boxes_are_free(cache: Path, tmp_path: Path) -> None:
+    run = trained(cache, tmp_path / "run")
+    export.main(cache=cache, run=run, out=tmp_path / "out", formats=["onnx"])
+    told = json.loads((tmp_path / "out" / "inputs.json").read_text())
+    maps = {name: [1, 8, "h", "w"] for name in ("c1", "e16", "e32")}
+    assert told["inputs"] == {**maps, "boxes": ["n", 4], "queries": ["n", 8]}
+    assert told["outputs"] == ["mask_logits", "iou"]
+    assert [category["name"] for category in told["categories"]] == ["disc", "ring"]
+    graph = onnx.load(tmp_path / "out" / "head.onnx")
+    assert {node.domain for node in graph.graph.node} == {""}  # standard operators only
+    assert "RoiAlign" in {node.op_type for node in graph.graph.node}
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "head.onnx", providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    sides = {"c1": 16, "e16": 4, "e32": 2}
+    given = {name: rng.normal(size=(1, 8, side, side)).astype(np.float32) for name, side in sides.items()}
+    queries = rng.normal(size=(9, 8)).astype(np.float32)
+    boxes = np.tile(np.array([[4, 4, 40, 50]], dtype=np.float32), (9, 1))
+    nine: list[Any] = list(session.run(None, {**given, "boxes": boxes, "queries": queries}))
+    assert [one.shape for one in nine] == [(9, 8, 8), (9, 2)]
+    two: list[Any] = list(session.run(None, {**given, "boxes": boxes[:2], "queries": queries[:2]}))
+    np.testing.assert_allclose(two[0], nine[0][:2], atol=1e-5)
+
+
+def test_a_file_that_says_something_else_is_taken_away(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong operator in place of RoIAlign: its result is not close."""
+    right = export_mode._roi_align
+    monkeypatch.setattr(export_mode, "_roi_align", lambda *given, **options: 1.01 * right(*given, **options))
+    run = trained(cache, tmp_path / "run")
+    with pytest.raises(PipelineError, match=r"head.onnx did not come out right: it differs from the head by"):
+        export.main(cache=cache, run=run, out=tmp_path / "out", formats=["onnx"])
+    assert not (tmp_path / "out" / "head.onnx").exists()
+
+
+def test_other_families_and_other_features_are_refused(cache: Path, tmp_path: Path) -> None:
+    baseline = train.main(cache=cache, head="baseline", run=tmp_path / "baseline")
+    with pytest.raises(PipelineError, match="family 'baseline', which cannot be exported"):
+        export.main(cache=cache, run=baseline, out=tmp_path / "out")
+    other = write_discs(tmp_path / "other", name="other")
+    with pytest.raises(PipelineError, match="other features than the head was trained on: name"):
+        export.main(cache=other, run=baseline, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_heads_are_as_before_after_an_export() -> None:
+    before = dict(vars(module_of_head))
+    with contextlib.suppress(ZeroDivisionError), export_mode.export_mode():
+        assert module_of_head.roi_align is not before["roi_align"]
+        raise ZeroDivisionError
+    assert vars(module_of_head) == before
+
+
+def test_the_head_in_export_mode_is_the_head(cache: Path, tmp_path: Path) -> None:
+    head, _ = load_head(trained(cache, tmp_path / "run", query_encoder='["o2o","b2o","ffn"]'))
+    module = export.ExportedHead(export._plain(head))  # pyright: ignore[reportArgumentType]
+    (sample, *_) = export._samples(export.Cached(cache))
+    with torch.inference_mode(), export_mode.export_mode():
+        logits, iou = module(*module.inputs_of(sample))
+    with torch.inference_mode():
+        expected = head(sample.features, [sample.boxes], [sample.queries])
+    torch.testing.assert_close(logits, expected.mask_logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(iou, expected.iou, atol=1e-4, rtol=0)
+    for h, w in ((1, 1), (3, 5)):
+        torch.testing.assert_close(export_mode._cell_centres(h, w), cell_centres(h, w))
