@@ -50,4 +50,5 @@ def _card(table: Mapping[str, Any]) -> Card:
 def _levels(table: Mapping[str, Any]) -> tuple[str, ...]:
     if table["kind"] == "onnx":
         return tuple(tap["name"] for tap in sorted(table["taps"], key=lambda tap: tap["stride"]))
-    return ("c1", *(f"e{64 >> level}" for level in reversed(range(table["levels"]))))
+    names = [f"e{64 >> level}" for level in reversed(range(table["levels"]))]
+    return ("c1", *names, *(f"{name}_l{layer}" for layer in table.get("extra_encoder_layers", ()) for name in names))

@@ -37,7 +37,8 @@ def test_cards_of_native_detectors_tell_what_the_network_is(name: str) -> None:
     assert card.parameters == sum(parameter.numel() for parameter in network.parameters())
     assert card.backbone == config.backbone
     assert card.queries == config.queries
-    assert card.levels == ("c1", *(f"e{stride}" for stride in config.strides))
+    layers = ("", *(f"_l{layer}" for layer in config.extra_encoder_layers))
+    assert card.levels == ("c1", *(f"e{stride}{layer}" for layer in layers for stride in config.strides))
 
 
 def test_embedded_weights_are_there() -> None:

@@ -5,15 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 from detectors.native_toys import write_toy
+from discs import write_discs
 
 from featcache import CacheSpec
 from pipeline.config import read_toml, shipped
+from pipeline.data.sources import Cached
 from pipeline.data.views import check_view
 from pipeline.detectors.base import source_of
 from pipeline.errors import PipelineError
 from pipeline.heads.base import Widths, encoder_maps
 from pipeline.heads.registry import build_head
 from pipeline.training.ablation import CELLS, load_ablation
+from pipeline.training.plan import plan
 from pipeline.training.recipe import change, load_recipe
 
 TAPS = ("encoder_layer", "extra_encoder_layers")
@@ -148,3 +151,12 @@ def test_table_13_trains_on_views_that_can_be_extracted() -> None:
     assert set(plain.recipe.train.views) < set(jittered.recipe.train.views)
     assert all(check_view(name).startswith("lsj") for name in jittered.recipe.train.views[1:])
     assert (jittered.paper["AP"], jittered.paper["gpu_hours"]) == (46.0, 63)
+
+
+def test_a_row_whose_views_the_cache_lacks_says_which(tmp_path: Path) -> None:
+    source = Cached(write_discs(tmp_path / "cache"))
+    _, (plain, jittered) = plan("table13", source, tmp_path, steps="2", seeds=(), settings={"warmup": "0"})
+    assert not plain.problem
+    assert not jittered.learns
+    assert "no view lsj1, lsj2, lsj3, lsj4, lsj5, only orig, hflip" in jittered.problem
+    assert "--views orig,lsj1,lsj2,lsj3,lsj4,lsj5" in jittered.problem
