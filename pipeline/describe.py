@@ -6,7 +6,7 @@ The head runs once on tensors that have shapes but no values, so what is counted
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .data.transforms import Transform
 from .detectors.base import Features
 from .detectors.registry import CARD, HF, build_detector, detector_table
 from .heads.base import MaskHead, Widths
+from .heads.mask_frozen_detr import MaskFrozenDetr
 from .heads.registry import build_head
 from .training.ablation import load_ablation
 from .training.recipe import Recipe, load_recipe, override
@@ -225,6 +226,8 @@ def _blank_features(inputs: Inputs) -> Features:
 
 def _macs(head: MaskHead, features: Features) -> dict[str, int]:
     """Multiply-adds of each direct child of the head, and of what the head does outside of them."""
+    if isinstance(head, MaskFrozenDetr) and head.config.neck_path == "auto":
+        head.config = replace(head.config, neck_path="full")  # as the paper counts it, whatever is cheaper
     formulas = {torch.ops.featcache.roi_align: _roi_align_flops, torch.ops.aten.upsample_bilinear2d: _upsample_flops}
     with _plain_attention(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         head(features, [features.boxes[0]], [features.queries[0]])

@@ -1,0 +1,183 @@
+"""Neck and channel mapper on the whole C1 or on the boxes' grids: time of both, and what reading only rows would save.
+
+    python scripts/bench_neck.py                        800 x 1216, C1 and encoder map of 256 channels
+    python scripts/bench_neck.py --cache caches/train   the maps of a cache, and the bytes of C1 under the boxes
+
+A row is one image with so many boxes. `forward` and `step` (with the gradients of neck and mapper) are of
+`MaskFrozenDetr.pool` without an image encoder: everything between the maps and the regions. Milliseconds of processor
+time on the CPU (other programs do not count), else of the clock; medians of rounds that take both paths in turn.
+Both must agree to 1e-4.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featcache import Cache, Moments
+from featcache.chunks import encode_bands
+from pipeline.data.sources import collate
+from pipeline.data.transforms import cxcywh_to_xyxy
+from pipeline.detectors.base import Features
+from pipeline.heads.base import Widths
+from pipeline.heads.mask_frozen_detr import HeadConfig, MaskFrozenDetr
+
+BOXES = (8, 20, 50, 100)
+BANDS = 8
+
+
+def random_features(input_hw: tuple[int, int], boxes: int, channels: int) -> Features:
+    """One image: C1 and the stride-8 map, boxes as COCO's objects are: most of them small."""
+    h, w = input_hw
+    generator = torch.Generator().manual_seed(0)
+    maps = {
+        name: torch.randn(1, channels, h // stride, w // stride, generator=generator).to(
+            memory_format=torch.channels_last
+        )
+        for name, stride in (("c1", 4), ("e8", 8))
+    }
+    sides = 0.03 * (0.9 / 0.03) ** torch.rand(boxes, 2, generator=generator)
+    centres = sides / 2 + (1 - sides) * torch.rand(boxes, 2, generator=generator)
+    return Features(
+        maps=maps,
+        encoder=("e8",),
+        strides={"c1": 4, "e8": 8},
+        queries=torch.zeros(1, boxes, channels),
+        boxes=torch.cat([centres, sides], 1)[None],
+        scores=torch.zeros(1, boxes),
+        labels=torch.zeros(1, boxes, dtype=torch.int64),
+        input_hw=torch.tensor([[h, w]]),
+        moments={"c1": Moments.stack([Moments.of(maps["c1"][0])])},
+    )
+
+
+def cached_features(cache: Cache, boxes: int) -> Features:
+    """The first image; its moments worked out where the cache has none."""
+    features = collate([cache[0]], cache.spec).features
+    moments = features.moments or {"c1": Moments.stack([Moments.of(features.c1[0])])}
+    return dataclasses.replace(features, boxes=features.boxes[:, :boxes], moments=moments)
+
+
+def widths_of(features: Features) -> Widths:
+    """What a cache would say of these features."""
+    channels = {name: one.shape[1] for name, one in features.maps.items()}
+    return Widths(channels, features.strides, features.encoder, features.queries.shape[2], 80)
+
+
+def times(features: Features, rounds: int) -> dict[str, tuple[float, float]]:
+    """Milliseconds of forward and of a step, by path; raises SystemExit where the paths disagree."""
+    config = HeadConfig(image_encoder="none", mask_scoring=False)
+    torch.manual_seed(0)
+    head = MaskFrozenDetr(config, widths_of(features)).to(features.boxes.device)
+    used = [p for module in (head.neck, head.region_mapper) if module is not None for p in module.parameters()]
+    weights = torch.randn(1, config.hidden, 1, 1, device=features.boxes.device)
+    boxes = list(features.boxes)
+
+    def forward(path: str) -> Tensor:
+        head.config = dataclasses.replace(config, neck_path=path)  # pyright: ignore[reportArgumentType]
+        return head.pool(features, boxes)
+
+    def step(path: str) -> list[Tensor]:
+        return list(torch.autograd.grad((forward(path) * weights).square().sum(), used))
+
+    for one, other in zip(step("full"), step("local"), strict=True):
+        if (one - other).norm() > 1e-4 * one.norm() + 1e-3:
+            raise SystemExit("the two paths disagree")
+    found: dict[str, list[tuple[float, float]]] = {"full": [], "local": []}
+    for _ in range(rounds):
+        for path, rows in found.items():
+            with torch.no_grad():
+                alone = timed(lambda path=path: forward(path), features.boxes.device)
+            rows.append((alone, timed(lambda path=path: step(path), features.boxes.device)))
+    return {
+        path: tuple(statistics.median(column) for column in zip(*rows, strict=True)) for path, rows in found.items()
+    }  # pyright: ignore[reportReturnType]
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        work()
+        torch.cuda.synchronize(device)
+        return (time.perf_counter() - started) * 1e3
+    started = time.process_time()
+    work()
+    return (time.process_time() - started) * 1e3
+
+
+def rows_read(cache: Cache, images: int) -> None:
+    """Bytes of C1 in bands, and of those bands that boxes touch: of the objects, and of all detections."""
+    level = cache.spec.level("c1")
+    banded = dataclasses.replace(level, band_rows=-(-level.max_hw[0] // BANDS))
+    totals = {"whole map": 0, "under the objects' boxes": 0, "under all detections": 0}
+    for index in np.flatnonzero(cache.done())[:images].tolist():
+        entry = cache[index]
+        record = cache.read(index, cache.views[0], ["c1"])
+        h, w = record.level_hw(cache.spec.position("c1"))
+        tokens = record.tokens["c1"]
+        if cache.files(cache.views[0]).maps["c1"].delta:  # bands have none
+            tokens = np.cumsum(tokens.reshape(h, -1), axis=0, dtype=np.uint8).reshape(tokens.shape)
+        sizes = [len(band) for band in encode_bands(tokens, banded, compress=cache.spec.codec != "none")]
+        truth = entry.ground_truth.boxes_xywh[~entry.ground_truth.iscrowd]
+        objects = [(y / entry.info.height, (y + high) / entry.info.height) for _, y, _, high in truth]
+        detected = [(y0, y1) for _, y0, _, y1 in cxcywh_to_xyxy(entry.boxes).tolist()]
+        totals["whole map"] += sum(sizes)
+        totals["under the objects' boxes"] += touched(objects, sizes, h, w, banded.band_tokens)
+        totals["under all detections"] += touched(detected, sizes, h, w, banded.band_tokens)
+    for name, count in totals.items():
+        print(f"C1 in {BANDS} bands, {name}: {count / 1e6:.2f} MB, {count / totals['whole map']:.0%}")
+
+
+def touched(spans: Sequence[tuple[float, float]], sizes: Sequence[int], h: int, w: int, band_tokens: int) -> int:
+    """Bytes of the bands that hold rows of the spans (0-1 of the height), one row more on each side for sampling."""
+    bands: set[int] = set()
+    for top, bottom in spans:
+        first, last = max(0, int(top * h) - 1), min(h - 1, int(bottom * h) + 1)
+        bands |= set(range(first * w // band_tokens, -(-(last + 1) * w // band_tokens)))
+    return sum(size for band, size in enumerate(sizes) if band in bands)
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--input-hw", type=int, nargs=2, default=(800, 1216))
+    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--boxes", type=int, nargs="+", default=BOXES)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=100, help="whose bytes are counted")
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    cache = Cache(given.cache) if given.cache else None
+    print("| boxes | forward, full | local | step, full | local |\n|---|---|---|---|---|")
+    for count in given.boxes:
+        one = cached_features(cache, count) if cache else random_features(tuple(given.input_hw), count, given.channels)
+        found = times(on_device(one, given.device), given.rounds)
+        cells = [f"{found[path][i]:.1f}" for i in (0, 1) for path in ("full", "local")]
+        print(f"| {one.boxes.shape[1]} | {' | '.join(cells)} |", flush=True)
+    if cache:
+        rows_read(cache, given.images)
+
+
+def on_device(features: Features, device: str) -> Features:
+    """All tensors there."""
+    names = ("queries", "boxes", "scores", "labels", "input_hw")
+    moments = {name: Moments(one.mean.to(device), one.covariance.to(device)) for name, one in features.moments.items()}
+    return dataclasses.replace(
+        features,
+        maps={name: one.to(device) for name, one in features.maps.items()},
+        moments=moments,
+        **{name: getattr(features, name).to(device) for name in names},
+    )
+
+
+if __name__ == "__main__":
+    main()
