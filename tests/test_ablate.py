@@ -22,7 +22,7 @@ from pipeline import ablate, evaluate, extract, train
 from pipeline.cli import app
 from pipeline.describe import Inputs, describe
 from pipeline.errors import PipelineError
-from pipeline.training import trainer as trainer_file
+from pipeline.heads import base as base_file
 from pipeline.training.checkpoint import load_head
 from pipeline.training.trainer import Trainer
 
@@ -280,7 +280,7 @@ def test_a_head_without_memory_drops_out_and_is_tried_again(
     toml: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     """The first attempt fails amid the pass, the second command takes up this head alone, at its own step."""
-    build = trainer_file.build_targets
+    build = base_file.build_targets
 
     def failing(batch: Any, categories: Any, config: Any, generator: Any) -> Any:
         if config.ema == 0.9 and next(calls) == 6:
@@ -289,7 +289,7 @@ def test_a_head_without_memory_drops_out_and_is_tried_again(
 
     calls = iter(range(100))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_file, "build_targets", failing)
+        patch.setattr(base_file, "build_targets", failing)
         outcome = run(toml, cache, tmp_path / "out")
     assert list(outcome.failures) == [tmp_path / "out" / "paper-s-encoder"]
     words = capsys.readouterr().err

@@ -1,7 +1,7 @@
 """What every mask head takes and gives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,16 @@ from torch import Tensor, nn
 
 from featcache import CacheSpec
 
+from ..data.coco import Category
+from ..data.sources import Batch
 from ..data.transforms import cxcywh_to_xyxy
 from ..detectors.base import Features
 from ..errors import PipelineError
 from ..masks.scores import mask_quality
+from ..training.config import TrainConfig
+from ..training.criterion import loss_terms
+from ..training.precision import autocast
+from ..training.targets import build_targets
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,11 @@ class Masks:
 
 
 class MaskHead(nn.Module, ABC):
-    """A light network from frozen features to instance masks. A family overrides `forward`, rarely `predict`."""
+    """A light network from frozen features to instance masks.
+
+    A family that looks into the detector's boxes overrides `forward` alone. One that tells itself which objects there
+    are brings its own `predict`, `targets` and `loss` too.
+    """
 
     amp: bool = False
     """Predict in bfloat16, as a head that was trained so should."""
@@ -111,6 +121,21 @@ class MaskHead(nn.Module, ABC):
         boxes: per image "n 4", cxcywh in 0-1 of the view; need not be the detector's own (training jitters them).
         queries: per image "n d", the query embedding that goes with each box.
         """
+
+    def targets(
+        self, batch: Batch, categories: Sequence[Category], config: TrainConfig, generator: torch.Generator
+    ) -> Sized:
+        """What there is to learn from a batch; its length is how many learn, in a step nothing if 0.
+
+        generator: on the CPU, of all that is drawn.
+        """
+        return build_targets(batch, categories, config, generator)
+
+    def loss(self, batch: Batch, targets: Any, config: TrainConfig, generator: torch.Generator) -> dict[str, Tensor]:
+        """The weighted terms by name, each a mean over the `targets`, of `self.targets`; the loss is their sum."""
+        with autocast(config, batch.features.boxes.device):
+            output = self(batch.features, targets.boxes, targets.queries)
+        return loss_terms(output, targets, config, generator)
 
     @torch.inference_mode()
     def predict(self, features: Features, counts: list[int] | None = None) -> list[Masks]:

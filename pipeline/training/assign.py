@@ -1,9 +1,10 @@
-"""Which detections learn which ground-truth mask."""
+"""Which detections, or queries, learn which ground-truth mask."""
 
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_iou, generalized_box_iou
@@ -28,6 +29,25 @@ def hungarian(boxes: Tensor, scores: Tensor, labels: Tensor, truth_boxes: Tensor
     giou = generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth_boxes))
     cost = 2 * focal_cost(probs) + 5 * l1 - 2 * giou
     rows, columns = linear_sum_assignment(cost.numpy())
+    return torch.from_numpy(np.stack([rows, columns], axis=1))
+
+
+def match_masks(
+    class_logits: Tensor, mask_logits: Tensor, labels: Tensor, masks: Tensor, weights: tuple[float, float, float]
+) -> Tensor:
+    """One query for each ground truth, by Mask2Former's costs.
+
+    class_logits: "q classes+1". mask_logits: "q p" at points of the image, masks: "k p" in 0-1 at the same ones.
+    labels: "k". weights: of class, binary cross-entropy and dice. Returns (query, truth) pairs, int64 "min(q, k) 2".
+    """
+    classes, cross_entropy, dice = weights
+    mask_logits, probs = mask_logits.float(), mask_logits.float().sigmoid()
+    cost = -classes * class_logits.float().softmax(-1)[:, labels]
+    either = F.softplus(-mask_logits) @ masks.T + F.softplus(mask_logits) @ (1 - masks).T
+    cost += cross_entropy * either / masks.shape[1]
+    cost += dice * (1 - (2 * probs @ masks.T + 1) / (probs.sum(1)[:, None] + masks.sum(1) + 1))
+    # What is no number is matched last, and the loss will tell of it.
+    rows, columns = linear_sum_assignment(cost.nan_to_num(nan=3e38, posinf=3e38, neginf=3e38).cpu().numpy())
     return torch.from_numpy(np.stack([rows, columns], axis=1))
 
 

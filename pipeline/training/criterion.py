@@ -1,17 +1,21 @@
 """From a head's output and its targets to the loss of a step."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from ..heads.base import HeadOutput
 from .config import TrainConfig
 from .losses import bce_loss, dice_loss, mask_iou, scoring_loss
 from .points import grid_points, sample_logits, uncertain_points
 from .targets import Targets
 
+if TYPE_CHECKING:
+    from ..heads.base import HeadOutput
+
 
 def loss_terms(
-    output: HeadOutput, targets: Targets, config: TrainConfig, generator: torch.Generator
+    output: "HeadOutput", targets: Targets, config: TrainConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """The weighted terms, by name; the loss is their sum."""
     logits = output.mask_logits

@@ -3,8 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ from ..errors import PipelineError
 from ..heads.registry import build_head
 from .checkpoint import CHECKPOINT, HEAD, Run, save_tensors, write_detector
 from .config import TrainConfig, learning_rate
-from .criterion import loss_terms
 from .detection import detection_terms
 from .meter import Meter
 from .randomness import OwnRandom
-from .targets import build_targets
 from .track import Track
 
 
@@ -122,32 +119,42 @@ class Trainer:
 
     def _update(self, batch: Batch) -> dict[str, float]:
         config = self.config
-        targets = build_targets(batch, self.categories, config, self.generator)
-        if not len(targets):
+        parts = batch.split(config.micro_batch)
+        targets = [self.model.targets(part, self.categories, config, self.generator) for part in parts]
+        learners = sum(map(len, targets))
+        if not learners:
             return {}
         rate = learning_rate(config, self.steps_done)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)  # checkpoints of before fine-tuning have none
-        with _autocast(config, self.device):
-            output = self.model(batch.features, targets.boxes, targets.queries)
-        terms = loss_terms(output, targets, config, self.generator)
+        self.optimizer.zero_grad()
+        values: dict[str, float] = {}
+        for part, wanted in zip(parts, targets, strict=True):
+            if len(wanted):  # every term is a mean over what learns
+                for name, value in self._backward(part, wanted, len(wanted) / learners).items():
+                    values[name] = values.get(name, 0.0) + value
+        if config.clip:
+            nn.utils.clip_grad_norm_(self._parameters(), config.clip)
+        self.optimizer.step()
+        self._average()
+        return {"loss": sum(values.values()), **values}
+
+    def _backward(self, batch: Batch, targets: Sized, share: float) -> dict[str, float]:
+        """Add the gradients of the loss on these images, which have this share of it; returns its terms."""
+        config = self.config
+        terms = self.model.loss(batch, targets, config, self.generator)
         if self.detector is not None and config.detection_weight:
             terms["detection"] = config.detection_weight * detection_terms(batch, self.detector, self.categories)
-        loss = torch.stack(list(terms.values())).sum()
-        values = {name: term.item() for name, term in terms.items()}
+        loss = share * torch.stack(list(terms.values())).sum()
+        values = {name: share * term.item() for name, term in terms.items()}
         if not math.isfinite(sum(values.values())):
             ids = [info.id for info in batch.infos]
             raise PipelineError(
                 f"the loss is not finite at step {self.steps_done}: {values}, images {ids}",
                 f"lower the learning rate: lr={config.lr / 3:.1e}; the last checkpoint in {self.folder} is kept",
             )
-        self.optimizer.zero_grad()
         loss.backward()
-        if config.clip:
-            nn.utils.clip_grad_norm_(self._parameters(), config.clip)
-        self.optimizer.step()
-        self._average()
-        return {"loss": sum(values.values()), **values}
+        return values
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -174,7 +181,7 @@ class Trainer:
         shown = {key: self.latest[key] for key in ("loss", "bce", "dice", "scoring", "detection") if key in self.latest}
         return PipelineError(
             f"out of memory at step {self.steps_done}, batch of {len(batch)} images, last terms {shown or 'none yet'}",
-            "batch_size, rois_per_image, hidden or roi lower, or amp=bf16",
+            "micro_batch=1, or rois_per_image, hidden or roi lower, or amp=bf16",
         )
 
     def _bytes(self) -> int:
@@ -249,7 +256,3 @@ def _parameter_groups(model: nn.Module, config: TrainConfig, scale: float) -> li
     others = [p for p in learned if p.ndim <= 1 and not config.decay_norms]
     groups = [(weights, config.weight_decay), (others, 0.0)]
     return [{"params": params, "weight_decay": decay, "scale": scale} for params, decay in groups if params]
-
-
-def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast(device.type, torch.bfloat16) if config.amp == "bf16" else nullcontext()

@@ -1,5 +1,7 @@
 """The masked-attention decoder beside that of `transformers`, and properties that hold at any width."""
 
+from typing import Any
+
 import pytest
 import torch
 from toy import EQUAL, FINE, HDETR, SMALL, random_features
@@ -49,10 +51,9 @@ def test_all_predictions_are_those_of_transformers() -> None:
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerTransformerModule
 
     torch.manual_seed(1)
-    peer = Mask2FormerTransformerModule(32, PeerConfig(
-        hidden_dim=32, mask_feature_size=32, num_queries=7, num_attention_heads=4, dim_feedforward=48,
-        decoder_layers=10, dropout=0.0, num_labels=5,
-    )).eval()  # fmt: skip
+    sizes: Any = {"hidden_dim": 32, "mask_feature_size": 32, "num_queries": 7, "num_attention_heads": 4}
+    sizes |= {"dim_feedforward": 48, "decoder_layers": 10, "dropout": 0.0, "num_labels": 5}
+    peer = Mask2FormerTransformerModule(32, PeerConfig(**sizes)).eval()
     with torch.no_grad():  # norms that do something
         for parameter in peer.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -123,8 +124,8 @@ def test_every_parameter_learns(widths: Widths, settings: dict[str, object]) -> 
     head = build(widths, **settings).train()
     features = random_features(widths, [(96, 128), (130, 70)])
     layers = head(features, [features.boxes[0], features.boxes[1, :0]], [features.queries[0], features.queries[1, :0]])
-    loss = sum(one.mask_logits.square().sum() + one.class_logits.square().sum() for layer in layers for one in layer)
-    loss.backward()
+    parts = [one.mask_logits.square().sum() + one.class_logits.square().sum() for layer in layers for one in layer]
+    torch.stack(parts).sum().backward()
     unused = [name for name, p in head.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert unused == []
 

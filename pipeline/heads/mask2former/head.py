@@ -6,7 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...data.coco import Category
+from ...data.sources import Batch
 from ...detectors.base import Features
+from ...training.config import TrainConfig
+from ...training.precision import autocast
+from ...training.set_loss import SetLoss
+from ...training.view_objects import ViewObjects, view_objects
 from ..base import MaskHead, Masks, Widths, encoder_maps, require_c1
 from .config import Mask2FormerConfig
 from .decoder import MaskedAttentionDecoder, Prediction
@@ -59,6 +65,29 @@ class Mask2Former(MaskHead):
                 n = self.config.queries if self.learned is not None else len(boxes[row])
                 found[row] = [Prediction(one.class_logits[place, :n], one.mask_logits[place, :n]) for one in layers]
         return [[found[row][layer] for row in range(len(found))] for layer in range(self.config.layers + 1)]
+
+    def targets(
+        self, batch: Batch, categories: Sequence[Category], config: TrainConfig, generator: torch.Generator
+    ) -> list[ViewObjects]:
+        """See `MaskHead.targets`: the objects of each image. An image without any teaches that there is none."""
+        return view_objects(batch, categories)
+
+    def loss(
+        self, batch: Batch, targets: list[ViewObjects], config: TrainConfig, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """See `MaskHead.loss`. Mask terms are means over the objects of this batch, of a `micro_batch` over its own."""
+        with autocast(config, batch.features.boxes.device):
+            layers = self(batch.features, *_detections(batch.features, batch.counts))
+        criterion = SetLoss(
+            class_weight=self.config.class_weight,
+            bce_weight=config.bce_weight,
+            dice_weight=config.dice_weight,
+            no_object=self.config.no_object,
+            points=self.config.mask_points,
+            oversample=config.oversample,
+            importance=config.importance,
+        )
+        return criterion.terms(layers, targets, generator)
 
     @torch.inference_mode()
     def predict(self, features: Features, counts: list[int] | None = None) -> list[Masks]:

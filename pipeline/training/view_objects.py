@@ -1,0 +1,63 @@
+"""Ground truth of whole images in the frame of a view: for heads that tell themselves which objects there are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.coco import Category, contiguous_labels, view_of
+from ..data.sources import Batch
+from ..data.views import View
+from .points import sample_masks
+from .visible import LEAST_VISIBLE, show
+
+
+@dataclass(frozen=True)
+class ViewObjects:
+    """The k objects that one view shows."""
+
+    labels: Tensor
+    """Position of each one's category in the categories. int64 "k" """
+    masks: Tensor
+    """In the original image, uint8 "k h w"."""
+    view: View
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def chosen(self, rows: Tensor) -> "ViewObjects":
+        """These objects alone, int64 "m"."""
+        rows = rows.to(self.labels.device)
+        return ViewObjects(self.labels[rows], self.masks[rows], self.view)
+
+    def sample(self, points: Tensor) -> Tensor:
+        """How much of each object is under points in 0-1 of the view: "k p 2", or "p 2" for all -> float32 "k p"."""
+        if self.view.mirrored:  # the masks are the original image's, the points are the mirror's
+            points = torch.stack([1 - points[..., 0], points[..., 1]], dim=-1)
+        x0, y0, x1, y1 = self.view.window
+        position = points.new_tensor([x0, y0]) + points * points.new_tensor([x1 - x0, y1 - y0])
+        return sample_masks(self.masks, position.expand(len(self), -1, 2))
+
+
+def view_objects(batch: Batch, categories: Sequence[Category]) -> list[ViewObjects]:
+    """The objects of each image, on the device of its features; heads that share the batch share them.
+
+    Crowds and objects without area teach nothing, nor does one of which a view cuts away nearly all.
+    """
+    return [batch.once(("objects", row), lambda row=row: _objects(batch, row, categories)) for row in range(len(batch))]
+
+
+def _objects(batch: Batch, row: int, categories: Sequence[Category]) -> ViewObjects:
+    truth, device = batch.ground_truth[row], batch.features.boxes.device
+    view = view_of(batch.infos[row], batch.views[row])
+    masks: list[Tensor] = []
+    kept: list[int] = []
+    for k in np.flatnonzero(~truth.iscrowd).tolist():
+        shown = batch.once(("shown", row, k), lambda k=k: show(truth.rles[k], view))
+        if shown.area and shown.share >= LEAST_VISIBLE:
+            masks.append(shown.mask)
+            kept.append(k)
+    stacked = torch.stack(masks) if masks else torch.zeros((0, *view.image_hw), dtype=torch.uint8)
+    return ViewObjects(contiguous_labels(truth, categories)[kept].to(device), stacked.to(device), view)
