@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.data.coco import load_coco
 from pipeline.data.transforms import original_to_view
+from pipeline.data.views import View, resolve
 from pipeline.masks import rle
 from pipeline.masks.coco_eval import Result, coco_figures, coco_ground_truth
 from pipeline.masks.paste import encode, paste
@@ -17,7 +18,7 @@ from pipeline.masks.paste import encode, paste
 HW = (20, 30)
 
 
-def pasted(logits: torch.Tensor, box_xyxy: tuple[float, float, float, float], view: str = "orig") -> np.ndarray:
+def pasted(logits: torch.Tensor, box_xyxy: tuple[float, float, float, float], view: View | str = "orig") -> np.ndarray:
     boxes = original_to_view(torch.tensor([box_xyxy], dtype=torch.float64), HW, view)
     (counts,) = paste(logits[None], boxes, HW, view)
     return rle.decode(counts, HW)
@@ -70,6 +71,20 @@ def test_masks_of_the_flipped_view_lie_on_the_original() -> None:
     logits = torch.tensor([[1.0, -1.0], [-1.0, -1.0]])  # the top left in the original
     box = (4.0, 2.0, 12.0, 10.0)
     assert np.array_equal(pasted(logits.flip(-1), box, "hflip"), pasted(logits, box))
+
+
+@settings(deadline=None)
+@given(
+    arrays(np.float32, (4, 4), elements=st.floats(-3, 3, width=32)),
+    st.sampled_from(["crop1", "crop2", "lsj1", "lsj2", "scale0.3"]),
+    st.integers(0, 10**6),
+)
+def test_masks_of_every_view_lie_on_the_original(values: np.ndarray, name: str, image_id: int) -> None:
+    view, logits, box = resolve(name, image_id, HW), torch.from_numpy(values), (4.0, 2.0, 21.0, 15.0)
+    seen = logits.flip(-1) if view.mirrored else logits
+    expected, mask = pasted(logits, box), pasted(seen, box, view)
+    clear = pasted(logits + 1e-4, box) == pasted(logits - 1e-4, box)
+    assert np.array_equal(mask[clear], expected[clear])
 
 
 def test_no_detection_gives_no_mask() -> None:
