@@ -1,6 +1,7 @@
 """Neck and mapper on the boxes' grids against neck and mapper on the whole map: one function, forward and backward."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -164,17 +165,20 @@ def test_direct_samples_the_encoder_map_on_its_own_grid() -> None:
 
 
 def test_auto_takes_the_cheaper() -> None:
-    r50 = {"channels": 256, "width": 256, "hidden": 128, "samples": 4, "neck": True}
-    cells, bins = 200 * 304, 32 * 32
-    choices = [cheaper_on_boxes(cells=cells, bins=n * bins, moments=True, **r50) for n in range(0, 301, 10)]
-    assert choices[0]
-    assert not choices[-1]
-    assert choices == sorted(choices, reverse=True)  # more boxes never make their side cheaper
-    assert sum(choices) > sum(
-        cheaper_on_boxes(cells=cells, bins=n * bins, moments=False, **r50) for n in range(0, 301, 10)
-    )
+    cells, bins, counts = 200 * 304, 32 * 32, range(0, 301, 10)
+
+    def choices(**changes: Any) -> list[bool]:
+        r50 = {"channels": 256, "width": 256, "hidden": 128, "samples": 4}
+        fields: dict[str, Any] = {**r50, "neck": True, "moments": True, "learning": True, **changes}
+        return [cheaper_on_boxes(cells=cells, bins=n * bins, **fields) for n in counts]
+
+    assert choices()[0]
+    assert not choices()[-1]
+    assert choices() == sorted(choices(), reverse=True)  # more boxes never make their side cheaper
+    assert sum(choices()) > sum(choices(moments=False))
+    assert sum(choices()) > sum(choices(learning=False)) > 1
     # added as it is, C1 costs nothing on the map
-    assert not cheaper_on_boxes(cells=cells, bins=bins, moments=True, **{**r50, "hidden": 256, "neck": False})
+    assert not any(choices(hidden=256, neck=False)[1:])
 
 
 @torch.no_grad()

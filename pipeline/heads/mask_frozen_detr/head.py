@@ -136,6 +136,7 @@ class MaskFrozenDetr(MaskHead):
             samples=(self.config.sampling_ratio or 2) ** 2,
             neck=self.neck is not None,
             moments="c1" in features.moments,
+            learning=torch.is_grad_enabled(),
         )
 
     def _c1_on_map(self, c1: Tensor) -> Tensor:

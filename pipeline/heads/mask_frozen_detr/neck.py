@@ -64,21 +64,36 @@ def _for_each_box(rows: Tensor, counts: list[int]) -> Tensor:
     return torch.cat([row.expand(n, *row.shape) for row, n in zip(rows, counts, strict=True)])
 
 
+FORWARD_ALONE = 2
+"""How much dearer a multiply-add on the boxes is than one on the map where there is no backward pass: measured on a CPU
+(`scripts/bench_neck.py`), where the products under a box are small. A backward pass makes up for it: C1 needs none."""
+
+
 def cheaper_on_boxes(
-    *, cells: int, bins: int, channels: int, width: int, hidden: int, samples: int, neck: bool, moments: bool
+    *,
+    cells: int,
+    bins: int,
+    channels: int,
+    width: int,
+    hidden: int,
+    samples: int,
+    neck: bool,
+    moments: bool,
+    learning: bool,
 ) -> bool:
     """Whether C1's way into the regions takes fewer multiply-adds on the bins of the boxes than on the map.
 
     On the map:      cells * (channels * width where there is a neck + width * hidden where there is a mapper)
                      + bins * hidden * 4 * samples
-    On the boxes:    bins * channels * (hidden + 4 * samples), + cells * channels^2 for moments that are not stored
+    On the boxes:    bins * channels * (hidden + 4 * samples), times FORWARD_ALONE unless `learning`,
+                     + cells * channels^2 for moments that are not stored
 
     cells: of C1, all images. bins: of the RoI grids of all boxes, m * r * r. samples: of a bin. width: of the encoder
     maps, that the neck gives; hidden: of the regions, another where there is a mapper. moments: known already.
-    The backward pass keeps the ratio or betters it: on the boxes C1 needs no gradient.
+    learning: gradients will be asked for.
     """
     mapper = hidden != width
     on_map = cells * (channels * width * neck + width * hidden * mapper) + bins * hidden * 4 * samples
-    on_boxes = bins * channels * (hidden * (neck or mapper) + 4 * samples)
+    on_boxes = bins * channels * (hidden * (neck or mapper) + 4 * samples) * (1 if learning else FORWARD_ALONE)
     on_boxes += 0 if moments or not neck else cells * channels**2
     return on_boxes < on_map
