@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -104,6 +105,19 @@ def test_its_numbers_are_those_of_the_files(runs: tuple[Tiny, Path, list[Path]],
     count = sum(value.numel() for value in head_weights.values())
     assert f"parameters {count:,} –" in text
     assert json.loads((folders[0] / "config.json").read_text())["fingerprint"] in text
+
+
+def test_evaluations_on_the_way_are_curves(runs: tuple[Tiny, Path, list[Path]], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs[2][0], folder)
+    values = [{"step": step, "val": {"AP": 10.0 + step, "AP50": 20.0, "APs": None}, "best": True} for step in (2, 4, 6)]
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.writelines(json.dumps(value) + "\n" for value in values)
+    text = Page(report.main(runs=[folder], out=tmp_path / "r.html").read_text()).text
+    assert "Mask AP on the way" in text
+    assert "Mask AP50 on the way" in text
+    assert "AP75 on the way" not in text
+    assert " best " not in text.partition(" Training ")[2].partition(" Size ")[0]
 
 
 def test_what_is_not_there_is_told(runs: tuple[Tiny, Path, list[Path]], tmp_path: Path) -> None:

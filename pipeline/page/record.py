@@ -10,6 +10,7 @@ import torch
 from ..errors import PipelineError
 from ..evaluation import DETAILS, EVALUATED
 from ..heads.registry import build_head
+from ..masks.coco_eval import PER_CLASS
 from ..training.checkpoint import CONFIG, HEAD, Run, read_run
 
 Row = dict[str, Any]
@@ -26,7 +27,7 @@ class Record:
     parameters: int | None
     head_bytes: int | None
     log: list[Row]
-    """Of metrics.jsonl."""
+    """Of metrics.jsonl; figures of an evaluation on the way are `val/AP`, `val/AP50` and `val/AP75`."""
     metrics: Row | None
     identity: Row | None
     """On what the metrics were taken."""
@@ -53,7 +54,7 @@ def read_record(folder: Path, name: str) -> Record:
         run=run,
         parameters=None if run is None else _parameters(run),
         head_bytes=head.stat().st_size if head.exists() else None,
-        log=[json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [],
+        log=[_flat(json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else [],
         metrics=metrics,
         identity=evaluated["identity"] if evaluated else None,
         classes=_json(folder / DETAILS / "per_class.json") or [],
@@ -77,6 +78,11 @@ def _parameters(run: Run) -> int:
     with torch.device("meta"):
         head = build_head(run.recipe.family, run.recipe.head, run.widths)
     return sum(parameter.numel() for parameter in head.parameters())
+
+
+def _flat(row: Row) -> Row:
+    figures: dict[str, float | None] = row.get("val") or {}
+    return {**row, **{f"val/{name}": figures[name] for name in PER_CLASS if figures.get(name) is not None}}
 
 
 def _json(file: Path) -> Any:

@@ -17,7 +17,8 @@ from .record import Record
 COSTS = ("images_per_second", "data_wait", "memory_bytes", "step_seconds", "step_memory_bytes")
 """Of metrics.jsonl: told in the table of costs. Every other number of it is a curve."""
 CURVE_NAMES = {"loss": "Loss, all terms", "lr": "Learning rate", "bce": "Loss: cross-entropy", "dice": "Loss: dice",
-               "scoring": "Loss: mask scoring"}  # fmt: skip
+               "scoring": "Loss: mask scoring", "detection": "Loss: detection", "val/AP": "Mask AP on the way",
+               "val/AP50": "Mask AP50 on the way", "val/AP75": "Mask AP75 on the way"}  # fmt: skip
 
 
 def course_section(records: Sequence[Record]) -> str:
@@ -32,7 +33,7 @@ def course_section(records: Sequence[Record]) -> str:
             rows = [row for row in record.log if _is_number(row.get(name)) and _is_number(row.get("step"))]
             if rows:
                 line = Line(record.name, [r["step"] for r in rows], [r[name] for r in rows], place)
-                lines += [line] if name == "lr" else smoothed(line)
+                lines += [line] if name == "lr" or name.startswith("val/") else smoothed(line)
         figures.append(line_chart(CURVE_NAMES.get(name, name), lines, x_name="step"))
     if not figures:
         return ""
