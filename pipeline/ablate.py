@@ -1,6 +1,5 @@
 """Many heads for the price of one: the rows of an ablation, times seeds, learn from one pass over the cache."""
 
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from .training.ablation import Ablation, Row
 from .training.checkpoint import HEAD, check_features, claim_run, save_tensors
 from .training.plan import Member, groups, plan
 from .training.together import train_together
+from .training.track import read_track
 from .training.trainer import Trainer, out_of_memory
 
 
@@ -157,8 +157,8 @@ def _line(row: Row, outcome: Outcome, inputs: Inputs | None) -> Line:
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
-    file = run / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    """Lines of the training, none of an evaluation on the way."""
+    return [row for row in read_track(run) if "step_seconds" in row]
 
 
 def _notes(outcome: Outcome, source: Cached, judge: Cached) -> list[str]:

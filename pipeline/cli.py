@@ -90,7 +90,10 @@ def train(
     weights: Weights = None,
     images: Annotated[Path | None, typer.Option(help="With --live: folder of the images.", metavar="DIR")] = None,
     annotations: Annotated[Path | None, typer.Option(help="With --live: COCO instances.", metavar="JSON")] = None,
-    val_cache: Annotated[Path | None, typer.Option(help="Evaluate on this cache at the end.", metavar="DIR")] = None,
+    val_cache: Annotated[
+        Path | None,
+        typer.Option(help="Evaluate on this cache at the end, and every evaluate_every=N steps.", metavar="DIR"),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="In place of the head's own.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="In place of the head's own.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="In place of the head's own.")] = None,
@@ -117,7 +120,13 @@ def train(
     inputs = stage.live_inputs(live, cache, detector, weights, images, annotations)
     print(
         stage.main(
-            cache=cache, live=inputs, head=head, run=run, settings={**pairs(settings or []), **given}, device=device
+            cache=cache,
+            live=inputs,
+            head=head,
+            run=run,
+            settings={**pairs(settings or []), **given},
+            device=device,
+            val_cache=val_cache,
         )
     )
     if val_cache is not None:
@@ -140,6 +149,9 @@ def evaluate(
     force: Annotated[
         bool, typer.Option("--force", help="Go on where the head was trained on other features; warns.")
     ] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="The best weights of a training with evaluate_every=N, not the last.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The content of RUN/metrics.json.")] = False,
 ) -> None:
     """Cache and run -> COCO AP of boxes and masks, and where AP is lost.
@@ -151,7 +163,9 @@ def evaluate(
     """
     from . import evaluate as stage
 
-    metrics = stage.main(cache=cache, run=run, device=device, reference=reference, holdout=holdout, force=force)
+    metrics = stage.main(
+        cache=cache, run=run, device=device, reference=reference, holdout=holdout, force=force, best=best
+    )
     if as_json:
         print_json(metrics)
         return

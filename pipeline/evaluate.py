@@ -21,7 +21,8 @@ from .evaluation import (
 from .heads.base import Masks, Widths
 from .masks.coco_eval import PER_CLASS
 from .masks.references import box_logits, oracle_logits
-from .training.checkpoint import Run, check_features, load_head
+from .training.checkpoint import BEST, Run, check_features, load_head
+from .training.track import best_step
 
 Reference = Literal["box", "oracle"]
 
@@ -34,6 +35,7 @@ def main(
     holdout: int = 0,
     device: str = "cpu",
     force: bool = False,
+    best: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the head of `run` on every image of the cache and write into `run`:
 
@@ -48,14 +50,18 @@ def main(
     `reference` takes the place of the head: `box` fills the boxes, `oracle` is the best that 32 x 32 masks in these
     boxes can do. holdout: only every n-th image, those that a training with `holdout=n` left out, for choosing
     hyper-parameters. A head that was trained on other features is refused, naming the field; `force` warns and goes on.
+    best: the weights that did best in the evaluations of the training, best.pt, in place of the last.
     """
     source = Cached(cache, device)
     if reference:
         contender = Contender(run, _reference(reference, source.categories))
     else:
-        contender = _contender(run, source, holdout, force=force)
+        contender = _contender(run, source, holdout, force=force, best=best)
     indices = images_to_evaluate(source, holdout)
     identity = evaluation_identity(source, holdout, indices)
+    if best and not reference:
+        identity["weights"] = f"best, of step {best_step(run)}"
+        print(f"{BEST} is of step {best_step(run)}", file=sys.stderr)
     if reference:
         identity["reference"] = reference
     return evaluate_contenders(source, [contender], indices, identity=identity, drop=_fail, errors=True)[run]
@@ -95,8 +101,8 @@ def _fail(run: Path, error: Exception) -> None:
     raise error
 
 
-def _contender(run: Path, source: Cached, holdout: int, *, force: bool) -> Contender:
-    head, trained = load_head(run, source.device)
+def _contender(run: Path, source: Cached, holdout: int, *, force: bool, best: bool) -> Contender:
+    head, trained = load_head(run, source.device, best=best)
     try:
         check_features(trained, source.cache.spec, f"cache {source.cache.path}")
     except PipelineError as error:

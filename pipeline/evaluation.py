@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from featcache.progress import Progress
 
 from .data.sources import Batch, Cached
+from .errors import PipelineError
 from .files import write_json
 from .heads.base import MaskHead, Masks
 from .masks.coco_eval import RECALLS, Evaluation, coco_evaluation, coco_ground_truth
@@ -50,7 +51,23 @@ class Contender:
     @classmethod
     def of_head(cls, folder: Path, head: MaskHead) -> "Contender":
         """A trained head."""
-        return cls(folder, lambda batch: head.predict(batch.features, batch.counts)[0], head)
+        return cls(folder, predictor(head), head)
+
+
+def predictor(head: MaskHead) -> Predict:
+    """The masks of a head; raises PipelineError with the image id where they are not numbers, as after a training
+    that ran away in its last step."""
+
+    def predict(batch: Batch) -> Masks:
+        masks = head.predict(batch.features, batch.counts)[0]
+        if not masks.scores.isfinite().all() or masks.mask_logits.isnan().any():
+            raise PipelineError(
+                f"the masks of image {batch.infos[0].id} are not numbers: the head's weights or its input are not",
+                "train again with a lower lr; `evaluate --best` where the training was evaluated on the way",
+            )
+        return masks
+
+    return predict
 
 
 def evaluate_together(source: Cached, runs: Sequence[Path], *, holdout: int, drop: Drop) -> dict[Path, dict[str, Any]]:
@@ -95,7 +112,7 @@ def evaluate_contenders(
             for score in list(scores):
                 try:
                     found = image_results(batch, score.contender.predict(batch), source.categories)
-                except (RuntimeError, MemoryError) as error:
+                except (RuntimeError, MemoryError, PipelineError) as error:
                     scores.remove(score)
                     score.discard()
                     drop(score.contender.folder, error)

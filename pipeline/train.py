@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .data.coco import load_coco
 from .data.live import Live
 from .data.sources import Cached, FeatureSource
@@ -16,10 +14,21 @@ from .detectors.registry import build_detector
 from .errors import PipelineError, UsageError
 from .extract import cache_spec, check_categories
 from .heads.registry import build_head
-from .training.checkpoint import DETECTOR, HEAD, claim_run, describe_run, save_tensors
+from .training.checkpoint import (
+    DETECTOR,
+    HEAD,
+    Run,
+    check_features,
+    claim_run,
+    code_version,
+    describe_run,
+    save_tensors,
+)
+from .training.log import LOG, logged
 from .training.recipe import Recipe, load_recipe, override
 from .training.together import train_together
 from .training.trainer import Trainer
+from .training.validation import Validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +49,12 @@ def main(
     run: Path,
     settings: Mapping[str, str] | None = None,
     device: str = "cpu",
+    val_cache: Path | None = None,
 ) -> Path:
     """Train a head on a cache or, several times slower, beside the live detector; returns the run directory.
 
     head: a name of `configs/heads/` or a TOML. settings: fields of the head or its training that replace the TOML's.
+    val_cache: what `evaluate_every` evaluates on; best.pt of the run then has the best weights, head.pt the last.
     The same command again continues a run that was stopped, and ends where it would have ended without the stop. With
     `finetune` the detector learns too, and the run has its weights at the end.
     """
@@ -59,20 +70,44 @@ def main(
         source = open_live(live, recipe, device)
         learner = source.learner
     description = describe_run(recipe, source.spec)
+    judge = _judge(description, val_cache, device)
     claim_run(run, description)
     if (run / HEAD).exists():
         print(f"{run} is trained to its end; evaluate it, or give another --run", file=sys.stderr)
         return run
+    with logged(run / LOG, " ".join(code_version().values())):
+        _train(source, run, description, learner, judge)
+    return run
+
+
+def _train(
+    source: FeatureSource, run: Path, description: Run, learner: LearningDetector | None, judge: Cached | None
+) -> None:
+    """From where the run stands to its head."""
+    recipe = description.recipe
     print(f"head {recipe.name}: {_changes(recipe.head)}\ntraining: {_changes(recipe.train)}", file=sys.stderr)
     model = build_head(recipe.family, recipe.head, description.widths)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         print(f"'{recipe.name}' has no parameters: there is nothing to train", file=sys.stderr)
         save_tensors(run / HEAD, model.state_dict())
-        return run
-    train_together(source, [Trainer(run, description, torch.device(device), learner)])
+        return
+    every = recipe.train.evaluate_every
+    validation = Validation(judge, run, description) if judge is not None and every else None
+    train_together(source, [Trainer(run, description, source.device, learner, validation)])
     if learner is not None:
         print(f"the detector learned too: evaluate on a cache of --weights {run / DETECTOR}", file=sys.stderr)
-    return run
+
+
+def _judge(run: Run, val_cache: Path | None, device: str) -> Cached | None:
+    """What to evaluate on, on the way; raises PipelineError before hours of training rather than after them."""
+    if run.recipe.train.evaluate_every and val_cache is None:
+        raise UsageError("evaluate_every needs a cache to evaluate on", "--val-cache DIR, or evaluate_every=0")
+    if val_cache is None:
+        return None
+    judge = Cached(val_cache, device)
+    if run.recipe.train.finetune == "none":  # else the head ends with other features than there are by now
+        check_features(run, judge.cache.spec, f"--val-cache {val_cache}")
+    return judge
 
 
 def live_inputs(

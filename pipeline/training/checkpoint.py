@@ -1,11 +1,14 @@
 """A run directory: config.json (what is trained, on what), checkpoint.pt (where it stands), head.pt (the result).
 
+One that is evaluated on the way has best.pt too, the best weights so far; `track.best_step` tells of which step.
 A run that trained its detector too has that in detector.safetensors, a weights file like the one it began with.
 """
 
+import functools
 import hashlib
 import json
 import platform
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +26,7 @@ from ..heads.base import MaskHead, Widths
 from ..heads.registry import build_head
 from .recipe import Recipe
 
-CONFIG, CHECKPOINT, HEAD, DETECTOR = "config.json", "checkpoint.pt", "head.pt", "detector.safetensors"
+CONFIG, CHECKPOINT, HEAD, BEST, DETECTOR = "config.json", "checkpoint.pt", "head.pt", "best.pt", "detector.safetensors"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Run:
     fingerprint: str
     """Of the cache, or of one that held the live detector's features as they were at the start."""
     versions: dict[str, str]
+    """Of the code that began it; log.txt has that of every start. `commit` where it is a git checkout."""
 
 
 def describe_run(recipe: Recipe, spec: CacheSpec) -> Run:
@@ -49,7 +53,7 @@ def describe_run(recipe: Recipe, spec: CacheSpec) -> Run:
         source=dict(spec.source),
         categories=cast(Any, spec.recipe["categories"]),
         fingerprint=spec.fingerprint,
-        versions={"python": platform.python_version(), "torch": torch.__version__, "featcache": _version()},
+        versions={"python": platform.python_version(), "torch": torch.__version__, **code_version()},
     )
 
 
@@ -103,11 +107,16 @@ def write_detector(folder: Path, weights: Mapping[str, Tensor]) -> None:
     write_run(folder, replace(run, source={**run.source, "weights_sha256": hashlib.sha256(content).hexdigest()}))
 
 
-def load_head(folder: Path, device: torch.device | str = "cpu") -> tuple[MaskHead, Run]:
-    """The trained head of a run, in eval mode, and what it was trained on."""
+def load_head(folder: Path, device: torch.device | str = "cpu", *, best: bool = False) -> tuple[MaskHead, Run]:
+    """The trained head of a run, in eval mode, and what it was trained on. best: of best.pt, not the last."""
     run = read_run(folder)
     head = build_head(run.recipe.family, run.recipe.head, run.widths)
-    file = folder / HEAD
+    file = folder / (BEST if best else HEAD)
+    if best and not file.exists():
+        raise PipelineError(
+            f"{folder} has no {BEST}: it was not evaluated on the way",
+            "train with --val-cache DIR evaluate_every=N, or leave out --best",
+        )
     if not file.exists():
         raise PipelineError(f"{folder} is not trained to its end: it has no {HEAD}", "run the same train command again")
     head.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
@@ -136,8 +145,29 @@ def save_tensors(file: Path, content: Any) -> None:
         torch.save(content, stream)
 
 
-def _version() -> str:
+@functools.cache
+def code_version() -> dict[str, str]:
+    """`featcache`: version of the package; `commit`: of the git checkout it runs from, if any, `-dirty` if changed."""
     try:
-        return version("featcache")
+        versions = {"featcache": version("featcache")}
     except PackageNotFoundError:
-        return "not installed"
+        versions = {"featcache": "not installed"}
+    checkout = Path(__file__).parents[2]
+    if (checkout / ".git").exists():
+        words = [
+            "git",
+            "--no-optional-locks",
+            "-C",
+            str(checkout),
+            "describe",
+            "--always",
+            "--dirty",
+            "--abbrev=12",
+            "--exclude=*",
+        ]
+        try:
+            told = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+            versions["commit"] = told.stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            pass  # no git, or not its owner's: the version of the package has to do
+    return versions

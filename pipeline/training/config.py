@@ -70,11 +70,18 @@ class TrainConfig:
 
     log_every: int = 20
     checkpoint_every: int = 500
+    evaluate_every: int = 0
+    """Evaluate on --val-cache after every so many steps and after the last, and keep the best weights; 0: only what
+    the training ends with. `ablate` leaves it out."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "rois_per_image", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.evaluate_every < 0:
+            raise ValueError(f"evaluate_every is {self.evaluate_every}, expected 0 (only at the end) or more")
+        if self.evaluate_every and self.finetune != "none":
+            raise ValueError("evaluate_every goes with finetune = 'none': a cache is of the detector as it was")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}, expected 0 (none) to below 1")
         if self.holdout == 1 or self.holdout < 0:

@@ -27,6 +27,7 @@ def train_together(source: FeatureSource, trainers: Iterable[Trainer], drop: Dro
     """
     live: list[Trainer] = []
     for trainer in trainers:
+        trainer.validate_if_due()  # of one killed in an evaluation
         if trainer.finished:  # killed between its last checkpoint and its result
             trainer.write_head()
         else:
@@ -52,6 +53,8 @@ def train_together(source: FeatureSource, trainers: Iterable[Trainer], drop: Dro
                     stopping = stop.is_set()
                     for trainer in stepped:
                         trainer.save_if_due(stream.state_dict(), stopping=stopping)
+                        if not stopping or trainer.finished:
+                            trainer.validate_if_due()
                         if trainer.finished:
                             trainer.write_head()
                             trainer.release()

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Mapping, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..data.sources import Batch
 from ..detectors.base import LearningDetector
 from ..errors import PipelineError
+from ..heads.base import MaskHead
 from ..heads.registry import build_head
 from .checkpoint import CHECKPOINT, HEAD, Run, save_tensors, write_detector
 from .config import TrainConfig, learning_rate
@@ -20,6 +21,7 @@ from .detection import detection_terms
 from .meter import Meter
 from .randomness import OwnRandom
 from .track import Track
+from .validation import Validation
 
 
 class Trainer:
@@ -28,8 +30,17 @@ class Trainer:
     Opens the run directory of `write_run`, and goes on from the checkpoint there if there is one.
     """
 
-    def __init__(self, folder: Path, run: Run, device: torch.device, detector: LearningDetector | None = None) -> None:
-        """detector: the one that learns too, where `finetune` asks for that; the batches must come from it."""
+    def __init__(
+        self,
+        folder: Path,
+        run: Run,
+        device: torch.device,
+        detector: LearningDetector | None = None,
+        validation: Validation | None = None,
+    ) -> None:
+        """detector: the one that learns too, where `finetune` asks for that; the batches must come from it.
+        validation: where `evaluate_every` asks for that.
+        """
         self.folder, self.recipe, self.device = folder, run.recipe, device
         self.config: TrainConfig = run.recipe.train
         self.categories: Any = run.categories
@@ -55,7 +66,8 @@ class Trainer:
             self._restore()
         self.meter = Meter(device, self._bytes)
         self.latest: dict[str, Any] = {}
-        """What was last written to metrics.jsonl."""
+        """What the training last wrote to metrics.jsonl."""
+        self._validation = validation
         self._track = Track(folder, self.steps_done)
         self._opened_at = self.steps_done
         self._since: _Since | None = None  # counted from the first batch asked for, not from here
@@ -93,8 +105,22 @@ class Trainer:
 
         place: `Stream.state_dict` after the batch of the last step.
         """
-        if stopping or self.finished or self.steps_done % self.config.checkpoint_every == 0:
+        due = self._validation is not None and self._validation.due(self.steps_done)
+        if stopping or self.finished or due or self.steps_done % self.config.checkpoint_every == 0:
             self._save(place)
+
+    def validate_if_due(self) -> None:
+        """Evaluate where the settings ask for that and it is not done yet, the averaged weights where there are any.
+
+        After `save_if_due`, and at the start: a run that is killed in here loses nothing.
+        """
+        if self._validation is None or not self._validation.due(self.steps_done):
+            return
+        started = time.monotonic()
+        head = cast(MaskHead, self.averages.get("model", self.model))
+        self._validation.evaluate(head, self.steps_done, self._track)
+        if self._since is not None:
+            self._since.leave_out(time.monotonic() - started)
 
     def write_head(self) -> None:
         """Write the result into the run directory: the averaged weights where there are any."""
@@ -228,6 +254,9 @@ class _Since:
     def add(self, images: int, waited: float) -> None:
         self._images += images
         self._waited += waited
+
+    def leave_out(self, seconds: float) -> None:
+        self._started += seconds
 
     def rates(self) -> dict[str, float]:
         seconds = max(time.monotonic() - self._started, 1e-9)
