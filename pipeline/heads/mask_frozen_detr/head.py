@@ -107,12 +107,12 @@ class MaskFrozenDetr(MaskHead):
         # The mapper is linear, so it may come before the sum and before RoIAlign: fewer channels to pool. The encoder
         # map, with a quarter of C1's cells at most, always takes this way; C1 where that is cheaper.
         encoded = levels[0] if self.region_mapper is None else self.region_mapper(levels[0], bias=not self.with_c1)
-        maps = [encoded]
+        sources = [(encoded, self.strides[self.finest])]
         if self.with_c1:
-            maps.insert(0, features.c1[:, :0] if local else self._c1_on_map(features.c1))  # local: C1 lends its grid
-        strides = [self.strides[name] for name in ("c1", self.finest)][-len(maps) :]
+            c1 = features.c1[:, :0] if local else self._c1_on_map(features.c1)  # local: it only lends its grid
+            sources.insert(0, (c1, self.strides["c1"]))
         regions = roi_align(
-            list(zip(maps, strides, strict=True)),
+            sources,
             pixels,
             self.config.roi,
             sampling_ratio=self.config.sampling_ratio,
