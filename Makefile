@@ -31,7 +31,7 @@ endif
 WEIGHTS_FILE := $(if $(WEIGHTS),--weights '$(WEIGHTS)')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo extract train evaluate predict ablate bench test check lint types format clean
+.PHONY: help install demo extract train evaluate predict ablate bench test check lint types format docs clean
 
 help:  ## this list
 	@echo "featcache: a frozen DETR detector becomes an instance segmenter, from a cache of its features"
@@ -103,6 +103,9 @@ types: $(READY)  ## static types, strict on featcache/
 format: $(READY)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY)  ## write docs/cli.md, the help of every command
+	@$(BIN)/python scripts/help_pages.py
 
 clean:  ## remove what demo, extract and train made here
 	rm -rf demo shapes caches runs ablations out

@@ -21,7 +21,6 @@ app = typer.Typer(
     name="featcache",
     help="Look into, check and change caches of frozen-detector features.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
