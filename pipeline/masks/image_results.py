@@ -19,11 +19,12 @@ class ImageResults:
     """Everything that is kept of an image."""
 
     boxes: list[Result]
-    """The detections with the detector's scores and `bbox`."""
+    """What the frozen detector detects, with its own scores and `bbox`."""
     masks: list[Result]
-    """The same detections in the same order, with the masks' own scores and `segmentation`."""
+    """What the head says, with the masks' own scores and `segmentation`: the same detections in the same order, but for
+    families that tell themselves which objects there are."""
     ious: list[float]
-    """Mask IoU of each matched detection with its object, inside the box."""
+    """Mask IoU of each matched result of the head with its object, inside the box."""
     objects: int
     """In the ground truth, crowds apart."""
 
@@ -40,10 +41,13 @@ def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) ->
     image_hw = (info.height, info.width)
     boxes_xyxy, labels = view_to_original(masks.boxes.cpu(), image_hw, view), masks.labels.cpu()
     counts = paste(masks.mask_logits, masks.grid_boxes, image_hw, view)
-    boxes = box_results(info.id, boxes_xyxy, batch.features.scores[0], labels, [c["id"] for c in categories])
+    category_ids, seen = [c["id"] for c in categories], batch.features
+    detected_xyxy = view_to_original(seen.boxes[0].cpu(), image_hw, view)
+    detected = box_results(info.id, detected_xyxy, seen.scores[0], seen.labels[0], category_ids)
+    boxes = box_results(info.id, boxes_xyxy, masks.scores, labels, category_ids)
     pairs = match_boxes(boxes_xyxy, labels, truth, contiguous_labels(truth, categories))
     matched = masks.boxes[[detection for detection, _ in pairs]]
     filled = paste(box_logits(matched), matched, image_hw, view)
     ious = [in_box_iou(counts[n], truth.rles[k], box, image_hw) for (n, k), box in zip(pairs, filled, strict=True)]
     objects = len(truth) - int(truth.iscrowd.sum())
-    return ImageResults(boxes, mask_results(boxes, masks.scores, counts, image_hw), ious, objects)
+    return ImageResults(detected, mask_results(boxes, masks.scores, counts, image_hw), ious, objects)

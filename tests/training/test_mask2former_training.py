@@ -7,7 +7,7 @@ import pytest
 import torch
 from discs import write_discs
 
-from pipeline import train
+from pipeline import evaluate, train
 from pipeline.data.sources import Cached
 from pipeline.training.checkpoint import load_head
 from pipeline.training.trainer import Trainer
@@ -43,6 +43,10 @@ def test_thirty_steps_lower_every_term(cache: Path, tmp_path: Path, start: str) 
         assert len(masks.scores) == 12  # six queries, two classes
         assert (masks.scores[:-1] >= masks.scores[1:]).all()
         assert ((masks.boxes >= 0) & (masks.boxes <= 1)).all()
+    metrics = evaluate.main(cache=cache, run=run)
+    assert metrics["bbox"]["AP"] == pytest.approx(100)  # of the frozen detector, though the head has boxes of its own
+    assert 0 <= metrics["segm"]["AP"] <= 100
+    assert {len(result["segmentation"]["size"]) for result in json.loads((run / "results.json").read_text())} == {2}
 
 
 def test_stopped_and_continued_equals_uninterrupted(
