@@ -110,6 +110,7 @@ class HfDetector:
         return Features(
             maps=maps,
             encoder=self.encoder,
+            moments={},
             strides={level.name: level.stride for level in self.levels},
             input_hw=torch.tensor([list(images.shape[2:])] * len(images), device=self.device),
             **detections,
