@@ -25,6 +25,10 @@ class Meter:
         self.process_bytes = 0
         """Largest memory of the device, or of this process on a CPU, so far."""
         self._own_bytes = own_bytes
+        self._own = 0
+        self._known: set[int] = set()
+        self._kept: dict[int, int] = {}
+        """Of the step that is weighed now: the own bytes, storages that were there before, what autograd keeps."""
         self._seconds: list[float] = []
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -35,18 +39,23 @@ class Meter:
             with self._on_gpu():
                 yield
             return
-        own, sizes = self._own_bytes() if weighed else 0, dict[int, int]()
         started = time.perf_counter()
         if weighed:
-            known = {tensor.untyped_storage().data_ptr() for tensor in others}
-            with kept_for_backward(sizes):
+            self._own, self._kept = self._own_bytes(), {}
+            self._known = {tensor.untyped_storage().data_ptr() for tensor in others}
+            with kept_for_backward(self._kept):
                 yield
-            kept = sum(size for pointer, size in sizes.items() if pointer not in known)
-            self.step_bytes = max(self.step_bytes, own + kept)
+            self.part_done()
         else:
             yield
         self._seconds.append(time.perf_counter() - started)
         self.process_bytes = peak_memory(self.device)
+
+    def part_done(self) -> None:
+        """After the backward pass of a part of the batch: what was kept for it is free again, the next part adds anew."""
+        kept = sum(size for pointer, size in self._kept.items() if pointer not in self._known)
+        self._kept.clear()
+        self.step_bytes = max(self.step_bytes, self._own + kept)
 
     def seconds(self) -> float:
         """Mean of the steps since the last call; 0 if there was none."""

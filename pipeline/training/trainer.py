@@ -180,6 +180,7 @@ class Trainer:
                 f"lower the learning rate: lr={config.lr / 3:.1e}; the last checkpoint in {self.folder} is kept",
             )
         loss.backward()
+        self.meter.part_done()
         return values
 
     @torch.no_grad()

@@ -26,6 +26,19 @@ def test_what_backward_keeps_is_counted_once_and_the_batch_and_the_weights_are_n
     assert meter.process_bytes > 1e7
 
 
+def test_of_a_batch_in_parts_the_largest_part_counts() -> None:
+    weight = torch.nn.Parameter(torch.randn(16, 16))
+    meter = Meter(CPU, lambda: 100)
+    with meter.measured(weighed=True, others=[weight]):
+        for layers in (1, 2, 1):
+            values = torch.ones(16, 16) * weight
+            for _ in range(layers):
+                values = values.tanh()  # keeps its result: 1 KiB, beside that of the ones
+            values.sum().backward()
+            meter.part_done()
+    assert meter.step_bytes == 100 + 3 * KIB
+
+
 def test_counting_changes_no_number() -> None:
     def gradient(weighed: bool) -> torch.Tensor:
         torch.manual_seed(0)
