@@ -52,7 +52,7 @@ class Meter:
         self.process_bytes = peak_memory(self.device)
 
     def part_done(self) -> None:
-        """After the backward pass of a part of the batch: what was kept for it is free again, the next part adds anew."""
+        """After the backward pass of a part of the batch: what it kept is free again."""
         kept = sum(size for pointer, size in self._kept.items() if pointer not in self._known)
         self._kept.clear()
         self.step_bytes = max(self.step_bytes, self._own + kept)
