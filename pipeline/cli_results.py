@@ -1,4 +1,4 @@
-"""The commands that look back at runs: report, export."""
+"""The commands that look back at runs: report, tensorboard, export."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -47,3 +47,19 @@ def export(
     for one in stage.main(cache=cache, run=run, out=out, formats=[form] if form else list(stage.FILES)):
         sizes = "any" if one.free_maps else "of this cache's first image only"
         print(f"{one.file}  largest difference {one.difference:.1e} in {one.checks} checks, map sizes: {sizes}")
+
+
+@app.command()
+def tensorboard(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")],
+) -> None:
+    """Runs -> event files in RUN/tensorboard, with the numbers of metrics.jsonl.
+
+    Again for what a training has written since. Needs pip install 'featcache[tensorboard]'; `report` needs nothing.
+
+    python -m pipeline tensorboard runs/first runs/second
+    """
+    from . import tensorboard as stage
+
+    for folder in stage.main(runs=runs):
+        print(folder)

@@ -13,7 +13,19 @@ from typer.testing import CliRunner, Result
 from featcache import Cache
 from pipeline.cli import app
 
-COMMANDS = ("extract", "train", "evaluate", "ablate", "predict", "report", "export", "describe", "detectors", "heads")
+COMMANDS = (
+    "extract",
+    "train",
+    "evaluate",
+    "ablate",
+    "predict",
+    "report",
+    "tensorboard",
+    "export",
+    "describe",
+    "detectors",
+    "heads",
+)
 
 
 @pytest.fixture
