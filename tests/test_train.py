@@ -13,6 +13,7 @@ from tiny import write_tiny
 from featcache import Cache, maintain
 from pipeline import evaluate, extract, train
 from pipeline.errors import PipelineError
+from pipeline.heads.base import HeadOutput
 from pipeline.training.checkpoint import load_head
 from pipeline.training.trainer import Trainer
 
@@ -135,6 +136,29 @@ def test_nothing_to_learn_from_is_an_error(cache: Path, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_with_terms_and_images(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"step \d+.*bce.*images \[1"):
         train.main(cache=cache, head="unet", run=tmp_path / "run", settings={**SETTINGS, "hidden": "16", "lr": "1e30"})
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steep(output: HeadOutput, *_: object) -> dict[str, torch.Tensor]:
+        return {"bce": (output.mask_logits * 0).sum().sqrt()}  # 0, and infinitely steep there
+
+    monkeypatch.setattr("pipeline.heads.base.loss_terms", steep)
+    with pytest.raises(PipelineError, match=r"gradient is not finite at step 0: .*'bce': 0.0.*images \[1"):
+        train.main(cache=cache, head="unet", run=tmp_path / "run", settings={**SETTINGS, "hidden": "16"})
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_weights_of_another_head_are_refused(cache: Path, tmp_path: Path) -> None:
+    run = train.main(
+        cache=cache, head="unet", run=tmp_path / "run", settings={**SETTINGS, "hidden": "16", "steps": "1"}
+    )
+    weights = torch.load(run / "head.pt", weights_only=True)
+    weights["of_before"] = weights.pop(next(iter(weights)))
+    torch.save(weights, run / "head.pt")
+    with pytest.raises(PipelineError, match=r"head.pt does not fit .*of_before"):
+        evaluate.main(cache=cache, run=run)
 
 
 def test_features_of_another_detector_are_refused_by_field(cache: Path, tmp_path: Path) -> None:

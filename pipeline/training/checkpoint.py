@@ -119,7 +119,14 @@ def load_head(folder: Path, device: torch.device | str = "cpu", *, best: bool = 
         )
     if not file.exists():
         raise PipelineError(f"{folder} is not trained to its end: it has no {HEAD}", "run the same train command again")
-    head.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    try:
+        head.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except RuntimeError as error:  # torch's, a line for each kind of mismatch
+        found = " ".join(str(error).split())
+        raise PipelineError(
+            f"{file} does not fit the head that {folder}/{CONFIG} describes: {found:.300}",
+            "it may be of another version of featcache (code in config.json): train again, or go back to that version",
+        ) from None
     head.amp = run.recipe.train.amp == "bf16"
     return head.to(torch.device(device)).to(memory_format=torch.channels_last).eval(), run
 

@@ -38,7 +38,8 @@ class TrainConfig:
     amp: Literal["off", "bf16"] = "off"
     micro_batch: int = 0
     """Images that pass the head at once, 0 for the whole batch: a step needs the memory of so many. The loss is the
-    same but for the points, which are drawn for each part by itself."""
+    same but for the points, which are drawn for each part by itself; with `mask2former` each part counts its own
+    objects too."""
 
     match: Literal["hungarian", "overlap"] = "hungarian"
     """`hungarian`: one detection for each object. `overlap`: every detection with a box IoU of `match_iou` or more."""

@@ -10,6 +10,7 @@ from ..data.sources import Batch, FeatureSource
 from ..errors import PipelineError
 from ..interrupt import noted_interrupt
 from .order import Order
+from .track import TERMS
 from .trainer import Trainer
 
 Drop = Callable[[Trainer, Exception], None]
@@ -99,5 +100,5 @@ def _facts(stepped: list[Trainer]) -> str:
         losses = [one["loss"] for one in numbers if "loss" in one]
         span = f", loss {min(losses):.3f} to {max(losses):.3f}" if losses else ""
         return f"{len(stepped)} heads{span}, {speed}, {memory}"
-    terms = [f"{key} {first[key]:.3f}" for key in ("loss", "bce", "dice", "scoring", "detection") if key in first]
+    terms = [f"{key} {first[key]:.3f}" for key in TERMS if key in first]
     return ", ".join([*terms, f"lr {first['lr']:.1e}", speed, memory])

@@ -15,6 +15,8 @@ import torch
 from ..files import whole_file
 
 METRICS = "metrics.jsonl"
+TERMS = ("loss", "class", "bce", "dice", "scoring", "detection")
+"""The sum of the loss and every term that a family may have, as they are shown."""
 
 Row = dict[str, Any]
 

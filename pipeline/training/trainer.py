@@ -20,7 +20,7 @@ from .config import TrainConfig, learning_rate
 from .detection import detection_terms
 from .meter import Meter
 from .randomness import OwnRandom
-from .track import Track
+from .track import TERMS, Track
 from .validation import Validation
 
 
@@ -160,7 +160,9 @@ class Trainer:
                 for name, value in self._backward(part, wanted, len(wanted) / learners).items():
                     values[name] = values.get(name, 0.0) + value
         if config.clip:
-            nn.utils.clip_grad_norm_(self._parameters(), config.clip)
+            norm = nn.utils.clip_grad_norm_(self._parameters(), config.clip)
+            if not math.isfinite(norm.item()):  # the weights would be none from here on, and the next checkpoint
+                raise self._not_finite("gradient", values, batch)
         self.optimizer.step()
         self._average()
         return {"loss": sum(values.values()), **values}
@@ -174,14 +176,17 @@ class Trainer:
         loss = share * torch.stack(list(terms.values())).sum()
         values = {name: share * term.item() for name, term in terms.items()}
         if not math.isfinite(sum(values.values())):
-            ids = [info.id for info in batch.infos]
-            raise PipelineError(
-                f"the loss is not finite at step {self.steps_done}: {values}, images {ids}",
-                f"lower the learning rate: lr={config.lr / 3:.1e}; the last checkpoint in {self.folder} is kept",
-            )
+            raise self._not_finite("loss", values, batch)
         loss.backward()
         self.meter.part_done()
         return values
+
+    def _not_finite(self, what: str, values: Mapping[str, float], batch: Batch) -> PipelineError:
+        ids = [info.id for info in batch.infos]
+        return PipelineError(
+            f"the {what} is not finite at step {self.steps_done}: {dict(values)}, images {ids}",
+            f"lower the learning rate: lr={self.config.lr / 3:.1e}; the last checkpoint in {self.folder} is kept",
+        )
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -205,7 +210,7 @@ class Trainer:
         self._track.log(self.latest)
 
     def _too_large(self, batch: Batch) -> PipelineError:
-        shown = {key: self.latest[key] for key in ("loss", "bce", "dice", "scoring", "detection") if key in self.latest}
+        shown = {key: self.latest[key] for key in TERMS if key in self.latest}
         return PipelineError(
             f"out of memory at step {self.steps_done}, batch of {len(batch)} images, last terms {shown or 'none yet'}",
             "micro_batch=1, or rois_per_image, hidden or roi lower, or amp=bf16",
