@@ -16,9 +16,18 @@ from .record import Record
 
 COSTS = ("images_per_second", "data_wait", "memory_bytes", "step_seconds", "step_memory_bytes")
 """Of metrics.jsonl: told in the table of costs. Every other number of it is a curve."""
-CURVE_NAMES = {"loss": "Loss, all terms", "lr": "Learning rate", "class": "Loss: class", "bce": "Loss: cross-entropy", "dice": "Loss: dice",
-               "scoring": "Loss: mask scoring", "detection": "Loss: detection", "val/AP": "Mask AP on the way",
-               "val/AP50": "Mask AP50 on the way", "val/AP75": "Mask AP75 on the way"}  # fmt: skip
+CURVE_NAMES = {
+    "loss": "Loss, all terms",
+    "lr": "Learning rate",
+    "class": "Loss: class",
+    "bce": "Loss: cross-entropy",
+    "dice": "Loss: dice",
+    "scoring": "Loss: mask scoring",
+    "detection": "Loss: detection",
+    "val/AP": "Mask AP on the way",
+    "val/AP50": "Mask AP50 on the way",
+    "val/AP75": "Mask AP75 on the way",
+}
 
 
 def course_section(records: Sequence[Record]) -> str:
