@@ -3,7 +3,6 @@
 import os
 import platform
 import shlex
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from featcache import CacheSpec, CacheWriter
-from featcache.progress import Progress
+from featcache.progress import Progress, written
 
 from .data.coco import CocoSet, load_coco
 from .data.decode import decode_ahead, plan_batches
@@ -153,7 +152,9 @@ def extract_batches(
                 unreadable.update(batch.errors)
                 if batch.indices:
                     _put(writer, view, batch.indices, model.detect(batch.images))
-                progress.update(len(batch.indices) + len(batch.errors), _written(writer, progress.seconds))
+                progress.update(
+                    len(batch.indices) + len(batch.errors), written(writer.path, writer.bytes_written, progress.seconds)
+                )
                 if stop.is_set() and progress.done < total:
                     raise PipelineError(
                         f"stopped by Ctrl-C with {total - progress.done} of {total} images to do",
@@ -175,11 +176,6 @@ def _put(writer: CacheWriter, view: str, indices: list[int], features: Features)
             labels=features.labels[row],
             input_hw=(height, width),
         )
-
-
-def _written(writer: CacheWriter, seconds: float) -> str:
-    written, free = writer.bytes_written, shutil.disk_usage(writer.path).free
-    return f"{written / seconds / 1e6:.1f} MB/s, {written / 1e9:.2f} GB written, {free / 1e9:.0f} GB free"
 
 
 def _versions() -> dict[str, str]:

@@ -50,14 +50,18 @@ class Features:
 
     def image(self, row: int) -> "Features":
         """One image of the batch, b = 1, its maps cut to the cells that are not padding."""
-        one = self.rows(slice(row, row + 1))
-        maps: dict[str, Tensor] = {}
-        for name, values in one.maps.items():
-            h, w = (-(-self.input_hw[row] // self.strides[name])).tolist()
-            maps[name] = values[:, :, :h, :w]
-        return replace(one, maps=maps)
+        return self.unpadded(slice(row, row + 1))
 
-    def rows(self, rows: slice) -> "Features":
+    def unpadded(self, rows: slice | list[int]) -> "Features":
+        """Images of one size, their maps cut to the cells that are not padding."""
+        some = self.rows(rows)
+        maps: dict[str, Tensor] = {}
+        for name, values in some.maps.items():
+            h, w = (-(-some.input_hw[0] // self.strides[name])).tolist()
+            maps[name] = values[:, :, :h, :w]
+        return replace(some, maps=maps)
+
+    def rows(self, rows: slice | list[int]) -> "Features":
         """Some images of the batch, padded as they are."""
         detections = {name: getattr(self, name)[rows] for name in ("queries", "boxes", "scores", "labels", "input_hw")}
         moments = {name: Moments(both.mean[rows], both.covariance[rows]) for name, both in self.moments.items()}

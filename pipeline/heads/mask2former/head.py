@@ -1,7 +1,6 @@
 """Mask2Former on frozen features: pixel features and masked-attention decoder -> masks, classes and scores."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -124,10 +123,5 @@ def images_of_one_size(features: Features) -> Iterator[tuple[list[int], Features
     if len(sizes) == 1:
         yield list(range(len(features.boxes))), features
         return
-    for (h, w), rows in sizes.items():
-        maps: dict[str, Tensor] = {}
-        for name, values in features.maps.items():
-            stride = features.strides[name]
-            maps[name] = values[rows, :, : -(-h // stride), : -(-w // stride)]
-        own = {name: getattr(features, name)[rows] for name in ("queries", "boxes", "scores", "labels", "input_hw")}
-        yield rows, replace(features, maps=maps, **own)
+    for rows in sizes.values():
+        yield rows, features.unpadded(rows)
