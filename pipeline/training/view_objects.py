@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..data.coco import Category, contiguous_labels, view_of
 from ..data.sources import Batch
+from ..data.transforms import original_to_view, xywh_to_xyxy
 from ..data.views import View
 from .points import sample_masks
-from .visible import LEAST_VISIBLE, show
+from .visible import LEAST_VISIBLE, Shown, clip, show
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class ViewObjects:
 
     labels: Tensor
     """Position of each one's category in the categories. int64 "k" """
+    boxes: Tensor
+    """Around what the view shows of each: cxcywh in 0-1 of the view, float32 "k 4"."""
     masks: Tensor
     """In the original image, uint8 "k h w"."""
     view: View
@@ -30,7 +33,7 @@ class ViewObjects:
     def chosen(self, rows: Tensor) -> "ViewObjects":
         """These objects alone, int64 "m"."""
         rows = rows.to(self.labels.device)
-        return ViewObjects(self.labels[rows], self.masks[rows], self.view)
+        return ViewObjects(self.labels[rows], self.boxes[rows], self.masks[rows], self.view)
 
     def sample(self, points: Tensor) -> Tensor:
         """How much of each object is under points in 0-1 of the view: "k p 2", or "p 2" for all -> float32 "k p"."""
@@ -52,12 +55,17 @@ def view_objects(batch: Batch, categories: Sequence[Category]) -> list[ViewObjec
 def _objects(batch: Batch, row: int, categories: Sequence[Category]) -> ViewObjects:
     truth, device = batch.ground_truth[row], batch.features.boxes.device
     view = view_of(batch.infos[row], batch.views[row])
-    masks: list[Tensor] = []
-    kept: list[int] = []
-    for k in np.flatnonzero(~truth.iscrowd).tolist():
-        shown = batch.once(("shown", row, k), lambda k=k: show(truth.rles[k], view))
-        if shown.area and shown.share >= LEAST_VISIBLE:
-            masks.append(shown.mask)
-            kept.append(k)
-    stacked = torch.stack(masks) if masks else torch.zeros((0, *view.image_hw), dtype=torch.uint8)
-    return ViewObjects(contiguous_labels(truth, categories)[kept].to(device), stacked.to(device), view)
+
+    def shown(k: int) -> Shown:
+        return batch.once(("shown", row, k), lambda: show(truth.rles[k], view))
+
+    usable = np.flatnonzero(~truth.iscrowd & (truth.boxes_xywh[:, 2:] > 0).all(axis=1)).tolist()
+    usable = [k for k in usable if shown(k).area and shown(k).share >= LEAST_VISIBLE]
+    kept, boxes_xyxy = clip(xywh_to_xyxy(torch.from_numpy(truth.boxes_xywh)), usable, view, shown)
+    masks = [shown(k).mask for k in kept]
+    return ViewObjects(
+        labels=contiguous_labels(truth, categories)[kept].to(device),
+        boxes=original_to_view(boxes_xyxy, view.image_hw, view).float().to(device),
+        masks=(torch.stack(masks) if masks else torch.zeros((0, *view.image_hw), dtype=torch.uint8)).to(device),
+        view=view,
+    )

@@ -8,7 +8,7 @@ import torch
 from test_targets import CATEGORIES, H, W, batch_of, truth_of
 
 from pipeline.data.coco import view_of
-from pipeline.data.transforms import original_to_view
+from pipeline.data.transforms import cxcywh_to_xyxy, original_to_view, xyxy_to_cxcywh
 from pipeline.data.views import resolve
 from pipeline.heads.mask2former.decoder import Prediction
 from pipeline.training.points import grid_points
@@ -26,7 +26,15 @@ def objects_of(labels: list[int], side: tuple[int, int], seed: int) -> ViewObjec
     for mask in masks:
         x, y, w, h = torch.randint(1, min(side) // 2, (4,), generator=generator).tolist()
         mask[y : y + h, x : x + w] = 1
-    return ViewObjects(torch.tensor(labels, dtype=torch.int64), masks, resolve("orig", 1, side))
+    return objects_from(labels, masks)
+
+
+def objects_from(labels: list[int], masks: torch.Tensor) -> ViewObjects:
+    """Objects of a whole image, their boxes as tight as the masks are."""
+    side = (masks.shape[1], masks.shape[2])
+    corners = [(c[:, 1].min(), c[:, 0].min(), c[:, 1].max() + 1, c[:, 0].max() + 1) for c in map(torch.nonzero, masks)]
+    boxes = xyxy_to_cxcywh(torch.tensor(corners).view(-1, 4) / torch.tensor([side[1], side[0], side[1], side[0]]))
+    return ViewObjects(torch.tensor(labels, dtype=torch.int64), boxes, masks, resolve("orig", 1, side))
 
 
 def predictions_of(layers: int, queries: int, grids: list[tuple[int, int]], seed: int) -> list[list[Prediction]]:
@@ -118,7 +126,7 @@ def test_no_object_anywhere_teaches_the_class_alone() -> None:
 def test_a_right_answer_costs_almost_nothing() -> None:
     masks = torch.zeros(2, 24, 32, dtype=torch.uint8)
     masks[0, 4:16, 2:18], masks[1, 10:22, 14:30] = 1, 1
-    own = ViewObjects(torch.tensor([1, 3]), masks, resolve("orig", 1, (24, 32)))
+    own = objects_from([1, 3], masks)
     sure = torch.full((3, CLASSES + 1), -20.0)
     sure[0, 3], sure[1, 1], sure[2, CLASSES] = 20, 20, 20  # the order of the objects is of no matter
     logits = torch.cat([masks.flip(0).float(), torch.zeros(1, 24, 32)]) * 16 - 8
@@ -166,6 +174,18 @@ def test_a_window_shows_its_part(triangle: np.ndarray, view: str) -> None:
         return
     torch.testing.assert_close(own.sample(places[inside])[0], expected, atol=1e-3, rtol=0)
     assert own.sample(grid_points(1, 50)).max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("view", ["orig", "hflip", "scale0.5", "crop1", "crop2", "lsj1", "lsj2", "lsj3"])
+def test_boxes_are_around_what_the_view_shows(triangle: np.ndarray, view: str) -> None:
+    """Beside the extent of the points of a fine grid that lie on the object, which a window may cut."""
+    own = objects_in(view, [triangle, ~triangle])
+    points, (x0, y0, x1, y1) = grid_points(1, 400)[0], own.view.window
+    pixel = max(1 / (x1 - x0), 1 / (y1 - y0))
+    for box, share in zip(own.boxes, own.sample(points), strict=True):
+        on = points[share > 0.5]
+        corners = torch.cat([on.amin(0), on.amax(0)])
+        torch.testing.assert_close(cxcywh_to_xyxy(box), corners, atol=pixel, rtol=0)  # its tip is one pixel
 
 
 def test_crowds_and_empty_masks_teach_nothing(triangle: np.ndarray) -> None:
