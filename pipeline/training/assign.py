@@ -25,30 +25,31 @@ def hungarian(boxes: Tensor, scores: Tensor, labels: Tensor, truth_boxes: Tensor
     if not len(boxes) or not len(truth_boxes):
         return torch.zeros((0, 2), dtype=torch.int64)
     probs = torch.where(labels[:, None] == truth_labels[None], scores[:, None], 0.0)
-    l1 = torch.cdist(boxes, truth_boxes, p=1)
-    giou = generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth_boxes))
-    cost = 2 * focal_cost(probs) + 5 * l1 - 2 * giou
-    rows, columns = linear_sum_assignment(cost.numpy())
-    return torch.from_numpy(np.stack([rows, columns], axis=1))
+    return best_pairs(2 * focal_cost(probs) + box_cost(boxes, truth_boxes, l1=5, giou=2))
 
 
-def match_masks(
-    class_logits: Tensor, mask_logits: Tensor, labels: Tensor, masks: Tensor, weights: tuple[float, float, float]
-) -> Tensor:
-    """One query for each ground truth, by Mask2Former's costs.
+def best_pairs(cost: Tensor) -> Tensor:
+    """The pairs of rows and columns, none in two of them, that cost least: int64 "min(n, k) 2", on the CPU.
 
-    class_logits: "q classes+1". mask_logits: "q p" at points of the image, masks: "k p" in 0-1 at the same ones.
-    labels: "k". weights: of class, binary cross-entropy and dice. Returns (query, truth) pairs, int64 "min(q, k) 2".
+    cost: "n k". What is no number is paired last; the loss will tell of it.
     """
-    classes, cross_entropy, dice = weights
-    mask_logits, probs = mask_logits.float(), mask_logits.float().sigmoid()
-    cost = -classes * class_logits.float().softmax(-1)[:, labels]
-    either = F.softplus(-mask_logits) @ masks.T + F.softplus(mask_logits) @ (1 - masks).T
-    cost += cross_entropy * either / masks.shape[1]
-    cost += dice * (1 - (2 * probs @ masks.T + 1) / (probs.sum(1)[:, None] + masks.sum(1) + 1))
-    # What is no number is matched last, and the loss will tell of it.
-    rows, columns = linear_sum_assignment(cost.nan_to_num(nan=3e38, posinf=3e38, neginf=3e38).cpu().numpy())
+    finite = cost.float().nan_to_num(nan=3e38, posinf=3e38, neginf=3e38)
+    rows, columns = linear_sum_assignment(finite.cpu().numpy())
     return torch.from_numpy(np.stack([rows, columns], axis=1))
+
+
+def box_cost(boxes: Tensor, truth_boxes: Tensor, *, l1: float, giou: float) -> Tensor:
+    """L1 distance and generalised IoU, so weighted. cxcywh, "n 4" and "k 4" -> "n k" """
+    overlap = generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth_boxes))
+    return l1 * torch.cdist(boxes, truth_boxes, p=1) - giou * overlap
+
+
+def mask_cost(mask_logits: Tensor, masks: Tensor, *, bce: float, dice: float) -> Tensor:
+    """Mask2Former's binary cross-entropy and dice, so weighted. "n p" and, in 0-1, "k p" at p points -> "n k" """
+    probs = mask_logits.sigmoid()
+    either = F.softplus(-mask_logits) @ masks.T + F.softplus(mask_logits) @ (1 - masks).T
+    overlap = (2 * probs @ masks.T + 1) / (probs.sum(1)[:, None] + masks.sum(1) + 1)
+    return bce * either / masks.shape[1] + dice * (1 - overlap)
 
 
 def focal_cost(probs: Tensor, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-8) -> Tensor:

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchvision.ops import generalized_box_iou, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from ..data.coco import Category, contiguous_labels, view_of
 from ..data.sources import Batch
 from ..data.transforms import cxcywh_to_xyxy, original_to_view, xywh_to_xyxy, xyxy_to_cxcywh
 from ..detectors.base import LearningDetector
 from ..detectors.hdetr import Decoded
-from .assign import focal_cost
+from .assign import best_pairs, box_cost, focal_cost
 
 WEIGHTS = {"class": 2.0, "l1": 5.0, "giou": 2.0}
 """Of the losses and of the matching costs, as in Deformable DETR."""
@@ -67,14 +66,24 @@ def set_loss(
     """
     objects = [(columns.repeat(repeats), wanted.repeat(repeats, 1)) for columns, wanted in objects]
     pairs = [match(*image) for image in zip(logits.detach(), boxes.detach(), objects, strict=True)]
-    image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(pairs)])
-    query = torch.cat([query for query, _ in pairs])
-    columns = torch.cat([columns[found] for (_, found), (columns, _) in zip(pairs, objects, strict=True)])
-    wanted = torch.cat([boxes[found] for (_, found), (_, boxes) in zip(pairs, objects, strict=True)])
+    return pair_terms(logits, boxes, objects, pairs, count or max(sum(map(len, pairs)), 1))
+
+
+def pair_terms(
+    logits: Tensor, boxes: Tensor, objects: Objects, pairs: Sequence[Tensor], count: float
+) -> dict[str, Tensor]:
+    """Focal loss of all queries, L1 and GIoU of those in a pair; sums over `count`, by name.
+
+    logits: "b q k". boxes: "b q 4", cxcywh in 0-1. pairs: (query, object) of each image, int64 "m 2".
+    """
+    pairs = [own.to(boxes.device) for own in pairs]
+    image = torch.cat([torch.full_like(own[:, 0], row) for row, own in enumerate(pairs)])
+    query = torch.cat([own[:, 0] for own in pairs])
+    columns = torch.cat([columns[own[:, 1]] for own, (columns, _) in zip(pairs, objects, strict=True)])
+    wanted = torch.cat([boxes[own[:, 1]] for own, (_, boxes) in zip(pairs, objects, strict=True)])
     found = boxes[image, query]
     onehot = torch.zeros_like(logits)
     onehot[image, query, columns] = 1
-    count = count or max(len(query), 1)
     giou = generalized_box_iou_loss(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted), reduction="sum")
     return {
         "class": sigmoid_focal_loss(logits, onehot, reduction="sum") / count,
@@ -83,11 +92,8 @@ def set_loss(
     }
 
 
-def match(logits: Tensor, boxes: Tensor, objects: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """(query, object) positions of one image's best assignment, by class, L1 and GIoU."""
+def match(logits: Tensor, boxes: Tensor, objects: tuple[Tensor, Tensor]) -> Tensor:
+    """(query, object) pairs of one image's best assignment, by class, L1 and GIoU: int64 "min(q, k) 2"."""
     columns, wanted = objects
     cost = WEIGHTS["class"] * focal_cost(logits.sigmoid())[:, columns]
-    cost = cost + WEIGHTS["l1"] * torch.cdist(boxes, wanted, p=1)
-    cost = cost - WEIGHTS["giou"] * generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted))
-    query, found = linear_sum_assignment(cost.cpu().numpy())
-    return torch.from_numpy(query).to(boxes.device), torch.from_numpy(found).to(boxes.device)
+    return best_pairs(cost + box_cost(boxes, wanted, l1=WEIGHTS["l1"], giou=WEIGHTS["giou"]))

@@ -21,6 +21,12 @@ def sample_logits(mask_logits: Tensor, points: Tensor, beyond: Beyond = "border"
     return sampled[:, 0, :, 0]
 
 
+def sample_at(mask_logits: Tensor, points: Tensor) -> Tensor:
+    """`sample_logits` of all masks at the same points, zeros beyond. "q h w" at "p 2" -> "q p" """
+    grid = (2 * points - 1)[None, :, None].to(mask_logits.dtype)
+    return F.grid_sample(mask_logits[None], grid, padding_mode="zeros", align_corners=False)[0, :, :, 0]
+
+
 def uncertain_points(
     mask_logits: Tensor,
     count: int,

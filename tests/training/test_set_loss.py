@@ -11,12 +11,13 @@ from pipeline.data.coco import view_of
 from pipeline.data.transforms import cxcywh_to_xyxy, original_to_view, xyxy_to_cxcywh
 from pipeline.data.views import resolve
 from pipeline.heads.mask2former.decoder import Prediction
+from pipeline.training.mask_terms import MaskTerms
 from pipeline.training.points import grid_points
 from pipeline.training.set_loss import SetLoss
 from pipeline.training.view_objects import ViewObjects, view_objects
 
 CLASSES = 4
-LOSS = SetLoss(2.0, 5.0, 5.0, 0.1, points=40, oversample=3.0, importance=0.75)
+LOSS = SetLoss(2.0, 0.1, MaskTerms(5.0, 5.0, points=40, oversample=3.0, importance=0.75))
 
 
 def objects_of(labels: list[int], side: tuple[int, int], seed: int) -> ViewObjects:
@@ -72,7 +73,7 @@ def test_the_loss_is_that_of_transformers(
     from transformers import Mask2FormerConfig
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
-    settings: Any = {"train_num_points": LOSS.points, "no_object_weight": 0.1, "num_labels": CLASSES}
+    settings: Any = {"train_num_points": LOSS.masks.points, "no_object_weight": 0.1, "num_labels": CLASSES}
     peer = Mask2FormerLoss(Mask2FormerConfig(**settings), {})
     monkeypatch.setattr(torch, "rand", same_points_for_all)
     side = (24, 32)
@@ -104,7 +105,7 @@ def test_the_loss_is_that_of_transformers(
 
 def test_images_of_any_sizes_share_a_batch() -> None:
     """Two images of other sizes and grids: the mask terms are the means of their own, weighted by their objects."""
-    loss = SetLoss(2.0, 5.0, 5.0, 0.1, points=400, oversample=3.0, importance=0.75)
+    loss = SetLoss(2.0, 0.1, MaskTerms(5.0, 5.0, points=400, oversample=3.0, importance=0.75))
     objects = [objects_of([1], (24, 32), 0), objects_of([0, 2, 2], (30, 20), 1)]
     layers = predictions_of(1, 5, [(6, 8), (8, 5)], 0)
     with pytest.MonkeyPatch.context() as patch:
@@ -130,7 +131,8 @@ def test_a_right_answer_costs_almost_nothing() -> None:
     sure = torch.full((3, CLASSES + 1), -20.0)
     sure[0, 3], sure[1, 1], sure[2, CLASSES] = 20, 20, 20  # the order of the objects is of no matter
     logits = torch.cat([masks.flip(0).float(), torch.zeros(1, 24, 32)]) * 16 - 8
-    loss = SetLoss(2.0, 5.0, 5.0, 0.1, points=400, oversample=3.0, importance=0.0)  # not at edges, where all is half
+    # not at edges, where all is half
+    loss = SetLoss(2.0, 0.1, MaskTerms(5.0, 5.0, points=400, oversample=3.0, importance=0.0))
     right = loss.terms([[Prediction(sure, logits)]], [own], torch.Generator().manual_seed(0))
     assert right["class"].item() < 1e-6
     wrong = loss.terms([[Prediction(sure, logits.flip(0))]], [own], torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ from ...data.coco import Category
 from ...data.sources import Batch
 from ...detectors.base import Features
 from ...training.config import TrainConfig
+from ...training.mask_terms import MaskTerms
 from ...training.precision import autocast
 from ...training.set_loss import SetLoss
 from ...training.view_objects import ViewObjects, view_objects
@@ -79,12 +80,14 @@ class Mask2Former(MaskHead):
             layers = self(batch.features, *_detections(batch.features, batch.counts))
         criterion = SetLoss(
             class_weight=self.config.class_weight,
-            bce_weight=config.bce_weight,
-            dice_weight=config.dice_weight,
             no_object=self.config.no_object,
-            points=self.config.mask_points,
-            oversample=config.oversample,
-            importance=config.importance,
+            masks=MaskTerms(
+                bce_weight=config.bce_weight,
+                dice_weight=config.dice_weight,
+                points=self.config.mask_points,
+                oversample=config.oversample,
+                importance=config.importance,
+            ),
         )
         return criterion.terms(layers, targets, generator)
 
