@@ -31,12 +31,12 @@ endif
 WEIGHTS_FILE := $(if $(WEIGHTS),--weights '$(WEIGHTS)')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo extract train evaluate predict ablate bench test check lint types format docs clean
+.PHONY: help install demo walkthrough extract train evaluate predict ablate bench test check lint types format docs clean
 
 help:  ## this list
 	@echo "featcache: a frozen DETR detector becomes an instance segmenter, from a cache of its features"
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  See it run, with the embedded detector on pictures the project draws itself:"
 	@echo "    make demo"
@@ -65,6 +65,9 @@ demo: $(READY)  ## the main job: extract, train, evaluate, table and overlays in
 
 $(SHAPES)/train/annotations.json: | $(READY)
 	$(BIN)/python scripts/make_shapes.py $(SHAPES)
+
+walkthrough: $(READY)  ## the whole flow as a commented Python script, on 18 drawings
+	$(BIN)/python scripts/walkthrough.py
 
 extract: $(READY) $(DRAWN)  ## stage 1: images -> frozen detector -> cache
 	$(BIN)/python -m pipeline extract $(SOURCE) $(WEIGHTS_FILE) --cache '$(CACHE)' --views $(VIEWS) --codec $(CODEC) \
@@ -108,4 +111,4 @@ docs: $(READY)  ## write docs/cli.md, the help of every command
 	@$(BIN)/python scripts/help_pages.py
 
 clean:  ## remove what demo, extract and train made here
-	rm -rf demo shapes caches runs ablations out
+	rm -rf demo walkthrough shapes caches runs ablations out
