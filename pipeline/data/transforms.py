@@ -24,8 +24,11 @@ class Transform:
     resize: Literal["square", "shortest"]
     """`square`: to size x size, whatever the aspect. `shortest`: short side to `size`, long side at most `max_size`."""
     size: int
+    """Pixels, see `resize`."""
     max_size: int = 0
+    """Of the long side, with `shortest` only."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Of RGB values in 0-1."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Of RGB values in 0-1."""
 

@@ -33,13 +33,18 @@ class NativeConfig:
 
     kind: Literal["hdetr", "dino"]
     name: str
+    """Part of the identity of a cache, and in every message."""
     summary: str
+    """One line for people; no part of the identity."""
     backbone: Backbone
+    """Its network; C1 is its stage of stride 4."""
     queries: int
     """Decoder queries, one-to-one only: 300 or 900 in the official files."""
     transform: Transform
+    """What the network sees of an image: the table [transform]."""
     classes: Classes = "coco-91"
-    """What the class logits are; see `classes.py`."""
+    """What the class logits are: COCO's raw ids 0 to 90, the categories by increasing id, or a list of category ids, 0
+    for a column that stands for none."""
     columns: int = 0
     """How many class logits; only with classes = "contiguous", otherwise told by it."""
     top_k: int = 100
@@ -55,13 +60,19 @@ class NativeConfig:
     amp: Literal["none", "bf16"] = "none"
     """Precision of backbone and input projections; everything after them is float32, as in the official code."""
     width: int = 256
+    """Channels of encoder and decoder."""
     levels: int = 4
     """Feature levels: 4 (strides 8 to 64), or for DINO also 5 (4 to 64)."""
     encoder_layers: int = 6
+    """Of the transformer."""
     decoder_layers: int = 6
+    """Of the transformer."""
     heads: int = 8
+    """Attention heads of every attention."""
     points: int = 4
+    """Sampling points per head and level."""
     feed_forward: int = 2048
+    """Width inside the feed-forward part of each layer."""
 
     def __post_init__(self) -> None:
         if (self.classes == "contiguous") != (self.columns > 0):

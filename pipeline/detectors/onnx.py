@@ -26,12 +26,16 @@ from .classes import Classes, category_columns
 
 @dataclass(frozen=True)
 class Tap:
-    """One feature map: name in the cache, what it is, input pixels per cell, tensor in the graph ("b c h w")."""
+    """One feature map."""
 
     name: str
+    """In the cache. `c1`: the one of stride 4 that heads add to the encoder's."""
     role: Literal["backbone", "encoder"]
+    """Encoder maps are what heads take for the detector's memory, finest first whatever their order here."""
     stride: int
+    """Input pixels per cell."""
     tensor: str
+    """Its name in the graph, "b c h w"."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Outputs:
     activation: Literal["sigmoid", "softmax", "none"] = "sigmoid"
     """`softmax` drops the last column, DETR's "no object"; `none` is for exports that give probabilities."""
     box_format: Literal["cxcywh", "xyxy"] = "cxcywh"
+    """Of the tensor `boxes`."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,22 @@ class OnnxConfig:
 
     kind: Literal["onnx"]
     name: str
+    """Part of the identity of a cache, and in every message."""
     summary: str
+    """One line for people; no part of the identity."""
     input: str
     """The image input, float32 "b 3 h w"."""
     transform: Transform
+    """What the network sees of an image: the table [transform]."""
     outputs: Outputs
+    """Where the detections come from: the table [outputs]."""
     taps: tuple[Tap, ...]
+    """Which maps are kept: a table [[taps]] for each."""
     top_k: int = 100
     """Detections kept, over (query, class)."""
     classes: Classes = "contiguous"
-    """What the score columns are; see `classes.py`."""
+    """What the score columns are: the categories by increasing id, COCO's raw ids 0 to 90, or a list of category ids, 0
+    for a column that stands for none."""
     sha256: str | None = None
     """Of the weights file; if given, another file is refused."""
 

@@ -12,7 +12,9 @@ class TrainConfig:
     """One training. Set in the `[train]` table of a head's TOML, or by `key=value` on the command line."""
 
     steps: int = 88_500
+    """88,500 of 8 images: six passes over COCO's training images."""
     batch_size: int = 8
+    """Images of a step."""
     seed: int = 0
     """Of the first weights, dropout, boxes and points; of the order of the images too, unless `order_seed` is given."""
     order_seed: int = -1
@@ -23,8 +25,11 @@ class TrainConfig:
     """Leave out every n-th image, for choosing hyper-parameters (`evaluate --holdout`); 0 uses all."""
 
     lr: float = 1.5e-4
+    """Learning rate of AdamW."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Of AdamW."""
     weight_decay: float = 5e-5
+    """Of AdamW."""
     decay_norms: bool = True
     """Decay biases and norms too. AdamW over all parameters, as the paper says it."""
     schedule: Literal["step", "cosine"] = "step"
@@ -36,6 +41,7 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of the averaged weights, which then are the result; 0 for none."""
     amp: Literal["off", "bf16"] = "off"
+    """Let the head compute in bfloat16 (autocast); weights and losses stay float32."""
     micro_batch: int = 0
     """Images that pass the head at once, 0 for the whole batch: a step needs the memory of so many. The loss is the
     same but for the points, which are drawn for each part by itself; with `mask2former` each part counts its own
@@ -44,6 +50,7 @@ class TrainConfig:
     match: Literal["hungarian", "overlap"] = "hungarian"
     """`hungarian`: one detection for each object. `overlap`: every detection with a box IoU of `match_iou` or more."""
     match_iou: float = 0.5
+    """Least box IoU with the object, for `match = "overlap"`."""
     rois_per_image: int = 100
     """Most boxes of one image in a step."""
     jitter: float = 0.0
@@ -54,10 +61,15 @@ class TrainConfig:
     points: float = 0.25
     """Sampled points over the points of that grid (the paper: 75 % fewer points)."""
     oversample: float = 3.0
+    """Candidates drawn for each sampled point (PointRend's k)."""
     importance: float = 0.75
+    """Share of the points that are the least certain candidates; the rest are drawn anywhere (PointRend's beta)."""
     bce_weight: float = 5.0
+    """Of the binary cross-entropy of the masks."""
     dice_weight: float = 5.0
+    """Of their dice loss."""
     scoring_weight: float = 1.0
+    """Of the predicted IoU, where the head has `mask_scoring`."""
 
     finetune: Part = "none"
     """What of the detector learns too (Table 11), which needs the live detector. `transformer`: encoder, decoder, heads
@@ -70,7 +82,9 @@ class TrainConfig:
     the detector goes on learning boxes and classes by the loss it was trained with, its one-to-one branch only."""
 
     log_every: int = 20
+    """Steps between two lines of metrics.jsonl."""
     checkpoint_every: int = 500
+    """Steps between two checkpoints."""
     evaluate_every: int = 0
     """Evaluate on --val-cache after every so many steps and after the last, and keep the best weights; 0: only what
     the training ends with. `ablate` leaves it out."""

@@ -19,10 +19,13 @@ class Mask2FormerConfig:
     queries: int = 100
     """How many learned ones."""
     layers: int = 9
+    """Of the decoder; the first prediction comes before them."""
     hidden: int = 256
     """Width of the decoder and of the mask features."""
     heads: int = 8
+    """Attention heads of every attention."""
     feed_forward: int = 2048
+    """Width inside the feed-forward part of each layer."""
     detections: int = 100
     """Most masks of an image: the best pairs of query and class."""
 

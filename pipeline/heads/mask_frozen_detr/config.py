@@ -15,6 +15,7 @@ class HeadConfig:
     """What refines the encoder maps for all boxes at once (section 3.2, Table 2). `deformable` mixes all levels, `swin`
     and `convnext` refine the finest."""
     image_layers: int = 2
+    """Layers of the image encoder."""
     image_window: int = 16
     """Side of the attention windows of a `swin` image encoder, in cells."""
     c1: bool = True
