@@ -1,7 +1,7 @@
 """What every mask head takes and gives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,6 +174,18 @@ def pool_without_padding(
     if len(features.input_hw.unique(dim=0)) == 1:
         return pool(features, boxes)
     return torch.cat([pool(features.image(row), [rows]) for row, rows in enumerate(boxes)])
+
+
+def images_of_one_size(features: Features) -> Iterator[tuple[list[int], Features]]:
+    """The images that have one size, with their rows; their maps are without padding, which attention would see."""
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for row, hw in enumerate(features.input_hw.tolist()):
+        sizes.setdefault(tuple(hw), []).append(row)
+    if len(sizes) == 1:
+        yield list(range(len(features.boxes))), features
+        return
+    for rows in sizes.values():
+        yield rows, features.unpadded(rows)
 
 
 def to_width(maps: Tensor, width: int) -> Tensor:

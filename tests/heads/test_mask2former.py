@@ -12,9 +12,9 @@ from pipeline.data.transforms import xywh_to_xyxy
 from pipeline.describe import describe, detector_inputs
 from pipeline.errors import PipelineError
 from pipeline.heads.base import Widths
+from pipeline.heads.instances import instances, mask_boxes
 from pipeline.heads.mask2former import Mask2Former, Mask2FormerConfig
-from pipeline.heads.mask2former.decoder import MaskedAttentionDecoder, Prediction
-from pipeline.heads.mask2former.instances import instances, mask_boxes
+from pipeline.heads.mask2former.decoder import MaskedAttentionDecoder
 from pipeline.heads.mask2former.start import LearnedStart
 from pipeline.masks import rle
 from pipeline.masks.paste import paste
@@ -147,7 +147,7 @@ def test_instances_are_ranked_by_class_and_quality() -> None:
     mask_logits = torch.full((2, 4, 6), -4.0)
     mask_logits[0, 1:3, 1:3], mask_logits[1, 2:, 3:] = 2.0, 0.2
     probs = torch.tensor([[0.5, 0.1, 0.4], [0.3, 0.6, 0.1]])
-    found = instances(Prediction(probs.log(), mask_logits), (3.5, 6.0), 3)
+    found = instances(probs[:, :2], mask_logits, (3.5, 6.0), 3)
     sure, unsure = torch.tensor([2.0, 0.2]).sigmoid().tolist()
     assert found.labels.tolist() == [0, 1, 0]
     torch.testing.assert_close(found.scores, torch.tensor([0.5 * sure, 0.6 * unsure, 0.3 * unsure]))

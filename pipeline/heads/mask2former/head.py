@@ -1,6 +1,6 @@
 """Mask2Former on frozen features: pixel features and masked-attention decoder -> masks, classes and scores."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,11 +13,11 @@ from ...training.mask_terms import MaskTerms
 from ...training.precision import autocast
 from ...training.set_loss import SetLoss
 from ...training.view_objects import ViewObjects, view_objects
-from ..base import MaskHead, Masks, Widths, encoder_maps, require_c1
+from ..base import MaskHead, Masks, Widths, encoder_maps, images_of_one_size, require_c1
+from ..instances import instances
+from ..pixels import PixelFeatures
 from .config import Mask2FormerConfig
 from .decoder import MaskedAttentionDecoder, Prediction
-from .instances import instances
-from .pixels import PixelFeatures
 from .start import DetectorStart, LearnedStart, Start
 
 
@@ -100,7 +100,9 @@ class Mask2Former(MaskHead):
         found: list[Masks] = []
         for prediction, (h, w) in zip(final, features.input_hw.tolist(), strict=True):
             stride = self.strides["c1"]
-            found.append(instances(prediction, (h / stride, w / stride), self.config.detections))
+            probs = prediction.class_logits.float().softmax(-1)[:, :-1]  # without "no object"
+            view = (h / stride, w / stride)
+            found.append(instances(probs, prediction.mask_logits, view, self.config.detections))
         return found
 
     def _start(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> Start:
@@ -116,15 +118,3 @@ def _detections(features: Features, counts: Sequence[int] | None) -> tuple[list[
     counts = counts or [features.boxes.shape[1]] * len(features.boxes)
     boxes = [rows[:n] for rows, n in zip(features.boxes, counts, strict=True)]
     return boxes, [rows[:n] for rows, n in zip(features.queries, counts, strict=True)]
-
-
-def images_of_one_size(features: Features) -> Iterator[tuple[list[int], Features]]:
-    """The images that have one size, with their rows; their maps are without padding, which attention would see."""
-    sizes: dict[tuple[int, ...], list[int]] = {}
-    for row, hw in enumerate(features.input_hw.tolist()):
-        sizes.setdefault(tuple(hw), []).append(row)
-    if len(sizes) == 1:
-        yield list(range(len(features.boxes))), features
-        return
-    for rows in sizes.values():
-        yield rows, features.unpadded(rows)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class PixelFeatures(nn.Module):
     """Norm(1x1 of C1) + encoder map enlarged, a 3x3 convolution, and a 1x1 that says what masks are told by.
 
-    The last step of Mask2Former's pixel decoder; the steps before it are the detector's encoder.
+    The last step of the pixel decoders of Mask2Former and Mask DINO; the steps before it are the detector's encoder.
     """
 
     def __init__(self, c1: int, finest: int, width: int) -> None:
