@@ -48,10 +48,11 @@ class MaskTerms:
         truth: list[Tensor] = []
         for logits, own, chosen in zip(mask_logits, objects, pairs, strict=True):
             if len(chosen):
-                matched = logits[chosen[:, 0].to(logits.device)].float()
+                queries, rows = chosen.to(logits.device).unbind(1)
+                matched = logits[queries].float()
                 at = uncertain_points(matched, self.points, self.oversample, self.importance, generator, "zeros")
                 looked.append(sample_logits(matched, at, "zeros"))
-                truth.append(own.chosen(chosen[:, 1]).sample(at))
+                truth.append(own.sample(at, rows))
         if not looked:
             zero = mask_logits[0].new_zeros((), dtype=torch.float32)
             return {"bce": zero, "dice": zero}

@@ -44,7 +44,7 @@ def uncertain_points(
     candidates = random_points((m, int(count * oversample)), generator).to(device)
     chosen = int(count * importance)
     uncertainty = -sample_logits(mask_logits.detach(), candidates, beyond).abs()
-    best = uncertainty.topk(chosen, dim=1).indices
+    best = uncertainty.topk(chosen, dim=1, sorted=False).indices
     undecided = candidates.gather(1, best[..., None].expand(-1, -1, 2))
     anywhere = random_points((m, count - chosen), generator).to(device)
     return torch.cat([undecided, anywhere], dim=1)
@@ -79,25 +79,31 @@ def sample_mask(mask: Tensor, box_xyxy: Tensor, points: Tensor) -> Tensor:
     mask: "h w" uint8 0 or 1. box_xyxy: "4" in its pixels. points: "p 2" in 0-1 of the box. Returns "p" float32 in 0-1.
     """
     low, size = box_xyxy[:2], box_xyxy[2:] - box_xyxy[:2]
-    return sample_masks(mask[None], (low + points * size)[None])[0]
+    first = torch.zeros(1, dtype=torch.int64, device=mask.device)
+    return sample_masks(mask[None], first, (low + points * size)[None])[0]
 
 
-def sample_masks(masks: Tensor, positions: Tensor) -> Tensor:
-    """How much of each mask is under points of its image: bilinear, 0 outside.
+def sample_masks(masks: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+    """How much of a mask of its image is under each of m sets of points: bilinear, 0 outside.
 
-    masks: "k h w" uint8 0 or 1. positions: (x, y) in its pixels, "k p 2". Returns "k p" float32 in 0-1.
+    masks: "k h w" uint8 0 or 1. rows: which of them each set looks at, int64 "m". positions: (x, y) in pixels,
+    "m p 2". Returns "m p" float32 in 0-1.
     """
-    k, h, w = masks.shape
+    h, w = masks.shape[1:]
+    values, start = masks.reshape(-1), rows[:, None] * (h * w)
     positions = positions - 0.5  # a pixel's value stands at its centre
     corners = positions.floor()
     fraction_x, fraction_y = (positions - corners).float().unbind(-1)
     x0, y0 = corners.long().unbind(-1)
-    every = torch.arange(k, device=masks.device)[:, None]
+    columns = [(x.clamp(0, w - 1), part * _inside(x, w)) for x, part in ((x0, 1 - fraction_x), (x0 + 1, fraction_x))]
+    lines = [(y.clamp(0, h - 1), part * _inside(y, h)) for y, part in ((y0, 1 - fraction_y), (y0 + 1, fraction_y))]
     value = torch.zeros_like(fraction_x)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            x, y = x0 + dx, y0 + dy
-            inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-            weight = (fraction_x if dx else 1 - fraction_x) * (fraction_y if dy else 1 - fraction_y)
-            value += weight * inside * masks[every, y.clamp(0, h - 1), x.clamp(0, w - 1)]
+    for y, weight_y in lines:
+        line = start + y * w
+        for x, weight_x in columns:
+            value += weight_y * weight_x * values.take(line + x)
     return value
+
+
+def _inside(index: Tensor, size: int) -> Tensor:
+    return (index >= 0) & (index < size)

@@ -15,7 +15,9 @@ import torch
 from ..files import whole_file
 
 METRICS = "metrics.jsonl"
-TERMS = ("loss", "class", "bce", "dice", "scoring", "detection")
+TERMS = (
+    "loss", "class", "l1", "giou", "bce", "dice", "scoring", "selected", "interaction", "denoising", "detection",
+)  # fmt: skip
 """The sum of the loss and every term that a family may have, as they are shown."""
 
 Row = dict[str, Any]

@@ -30,18 +30,18 @@ class ViewObjects:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def chosen(self, rows: Tensor) -> "ViewObjects":
-        """These objects alone, int64 "m"."""
-        rows = rows.to(self.labels.device)
-        return ViewObjects(self.labels[rows], self.boxes[rows], self.masks[rows], self.view)
+    def sample(self, points: Tensor, rows: Tensor | None = None) -> Tensor:
+        """How much of an object is under points in 0-1 of the view: "p 2" for all, float32 "k p".
 
-    def sample(self, points: Tensor) -> Tensor:
-        """How much of each object is under points in 0-1 of the view: "k p 2", or "p 2" for all -> float32 "k p"."""
+        With rows, int64 "m", other points of each of these objects: "m p 2" -> "m p".
+        """
+        if rows is None:
+            rows = torch.arange(len(self), device=self.masks.device)
         if self.view.mirrored:  # the masks are the original image's, the points are the mirror's
             points = torch.stack([1 - points[..., 0], points[..., 1]], dim=-1)
         x0, y0, x1, y1 = self.view.window
         position = points.new_tensor([x0, y0]) + points * points.new_tensor([x1 - x0, y1 - y0])
-        return sample_masks(self.masks, position.expand(len(self), -1, 2))
+        return sample_masks(self.masks, rows, position.expand(len(rows), -1, 2))
 
 
 def view_objects(batch: Batch, categories: Sequence[Category]) -> list[ViewObjects]:

@@ -147,6 +147,10 @@ def two_objects() -> ViewObjects:
     return objects_from([1, 3], masks)
 
 
+def some(objects: ViewObjects, rows: list[int]) -> ViewObjects:
+    return replace(objects, labels=objects.labels[rows], boxes=objects.boxes[rows], masks=objects.masks[rows])
+
+
 def test_a_right_answer_costs_almost_nothing_and_each_mistake_shows_in_its_term() -> None:
     own = two_objects()
     # not at edges, where all is half
@@ -173,7 +177,7 @@ def test_a_right_answer_costs_almost_nothing_and_each_mistake_shows_in_its_term(
 
 def test_each_of_class_box_and_mask_can_decide_a_match() -> None:
     """Two queries that differ in one thing alone: the better one is told that it is the object, and the other not."""
-    own = two_objects().chosen(torch.tensor([0]))
+    own = some(two_objects(), [0])
     right = right_answer(own, 1)
     assert right.mask_logits is not None
     worse = [
@@ -217,7 +221,7 @@ def test_more_objects_than_queries() -> None:
     for k in range(4):
         masks[k, 2:20, 6 * k : 6 * k + 6] = 1
     own = objects_from([0, 1, 2, 3], masks)
-    answer = right_answer(own.chosen(torch.tensor([1, 2])), 2)
+    answer = right_answer(some(own, [1, 2]), 2)
     answer = replace(answer, boxes=answer.boxes + torch.tensor([0.1, 0.0, 0.0, 0.0]))
     terms = LOSS.terms(Predictions((answer,), selected=answer), [own], None, torch.Generator())
     assert terms["l1"].item() == pytest.approx(5 * 0.1 * 2 / 4, rel=1e-4)
