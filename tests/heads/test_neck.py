@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toy import EQUAL, SMALL, random_features
+from toy import EQUAL, FINE, SMALL, random_features
 from toy import widths as widths_of
 
 from featcache import Moments
@@ -29,6 +29,8 @@ CASES: dict[str, tuple[Widths, dict[str, object]]] = {
     "direct": (SMALL, {"hidden": 16, "upsample": "direct"}),
     "adaptive sampling": (SMALL, {"hidden": 16, "sampling_ratio": 0}),
     "nothing on the image": (SMALL, {"hidden": 16, "image_encoder": "none"}),
+    "encoder map alone": (SMALL, {"hidden": 16, "c1": False, "neck": False}),
+    "encoder map of C1's stride": (FINE, {"hidden": 16}),
 }
 each_case = pytest.mark.parametrize(("widths", "settings"), CASES.values(), ids=CASES)
 SIZES = [(96, 128), (130, 70), (96, 128)]
@@ -182,11 +184,27 @@ def test_auto_takes_the_cheaper() -> None:
 
 
 @torch.no_grad()
-def test_auto_is_one_of_the_two() -> None:
+def test_auto_is_one_of_the_two_for_each_map() -> None:
     head = build(SMALL, hidden=16)
-    features = with_moments(random_features(SMALL, [(96, 128)], detections=40))
-    full, local = (regions(head, features, path) for path in ("full", "local"))
-    assert not torch.equal(full, local)
-    assert torch.equal(regions(head, features, "auto"), full)
-    few = replace(features, boxes=features.boxes[:, :1], queries=features.queries[:, :1])
-    assert torch.equal(regions(head, few, "auto"), regions(head, few, "local"))
+    every = with_moments(random_features(SMALL, [(384, 512)], detections=200))
+
+    def same(path: str, boxes: int) -> bool:
+        some = replace(every, boxes=every.boxes[:, :boxes], queries=every.queries[:, :boxes])
+        return torch.equal(regions(head, some, "auto"), regions(head, some, path))
+
+    assert (same("full", 200), same("local", 200)) == (True, False)
+    assert (same("full", 20), same("local", 20)) == (False, False)  # C1 on the boxes, the encoder map on its map
+    assert (same("full", 1), same("local", 1)) == (False, True)
+
+
+def test_a_local_mapper_sees_no_map() -> None:
+    """A linear layer on all cells would cost what `local` is there to save."""
+    head = build(SMALL, hidden=16)
+    assert head.region_mapper is not None
+    shapes: list[tuple[int, int]] = []
+    head.region_mapper.register_forward_hook(lambda module, args, output: shapes.append(tuple(args[0].shape[2:])))
+    for path, cells in (("local", (8, 8)), ("full", (6, 8))):
+        shapes.clear()
+        regions(head, with_moments(random_features(SMALL, [(96, 128)])), path)
+        assert cells in shapes
+        assert ((6, 8) in shapes) == (path == "full")

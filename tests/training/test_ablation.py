@@ -49,7 +49,7 @@ def write(folder: Path, text: str) -> str:
 def test_every_shipped_table_loads(name: str) -> None:
     ablation = load_ablation(name)
     assert ablation.name == name
-    assert ablation.columns
+    assert bool(ablation.columns) == name.startswith("table")  # the paper's; ours have nothing published
     for row in ablation.rows:
         assert row.recipe.name == row.name
         assert row.paper.keys() <= set(CELLS)

@@ -25,9 +25,9 @@ class HeadConfig:
     """Refine C1 by a 1x1 convolution and GroupNorm (eq. 14), which also brings it to the width of the encoder maps.
     Without it C1 is added as it is; where it is not of that width, only the channels that both have count."""
     neck_path: Literal["auto", "full", "local"] = "auto"
-    """Where the neck and the mapper of C1 work: `full` on the whole map before RoIAlign, `local` after it, on the cells
-    of the boxes' grids. The same result but for rounding; `auto` takes, batch by batch, what needs fewer
-    multiply-adds."""
+    """Where the neck and the channel mapper work: `full` on whole maps before RoIAlign, `local` after it, on the cells of
+    the boxes' grids. The same result but for rounding; `auto` takes, map by map and batch by batch, what needs fewer
+    multiply-adds. The image encoder stands before RoIAlign in any case: it mixes cells of the whole image."""
     upsample: Literal["exact", "direct"] = "exact"
     """How boxes see the encoder map: `exact`, upsampled to C1's grid as the paper does; `direct`, sampled on its own
     grid, another function and cheaper. Ours, not the paper's."""
@@ -93,8 +93,6 @@ class HeadConfig:
     def _check_choices(self) -> None:
         if self.neck and not self.c1:
             raise ValueError("neck refines C1, which c1 = false leaves out: set neck = false too")
-        if self.neck_path == "local" and not self.c1:
-            raise ValueError("neck_path = 'local' is a way to read C1, which c1 = false leaves out")
         if self.query_modulation and self.box_encoder != "unet":
             raise ValueError("query_modulation goes with box_encoder = 'unet'")
         if self.query_encoder and self.box_encoder == "none":

@@ -102,31 +102,38 @@ class MaskFrozenDetr(MaskHead):
         levels = [features.maps[name] for name in self.encoder]
         if self.image_encoder is not None:
             levels = self.image_encoder(levels)
+        encoded, mapper = levels[0], self.region_mapper
         pixels = boxes_in_pixels(features, boxes)
-        local = self.with_c1 and self._is_local(features, pixels)
-        # The mapper is linear, so it may come before the sum and before RoIAlign: fewer channels to pool. The encoder
-        # map, with a quarter of C1's cells at most, always takes this way; C1 where that is cheaper.
-        encoded = levels[0] if self.region_mapper is None else self.region_mapper(levels[0], bias=not self.with_c1)
+        r, ratio = self.config.roi, self.config.sampling_ratio
+        local = self.with_c1 and self._is_local(features, features.c1, pixels, neck=self.neck is not None)
+        # The mapper is linear, so it may come before the sum and before RoIAlign: fewer channels to pool. Or after them:
+        # fewer cells to map, where boxes are few. Its bias comes with C1.
+        together = self.with_c1 and not local
+        later = mapper is not None and not together and self._is_local(features, encoded, pixels, neck=False)
+        if mapper is not None and not later:
+            encoded = mapper(encoded, bias=not self.with_c1)
         sources = [(encoded, self.strides[self.finest])]
         if self.with_c1:
-            c1 = features.c1[:, :0] if local else self._c1_on_map(features.c1)  # local: it only lends its grid
+            c1 = self._c1_on_map(features.c1) if together else features.c1[:, :0]  # local: it only lends its grid
             sources.insert(0, (c1, self.strides["c1"]))
-        regions = roi_align(
-            sources,
-            pixels,
-            self.config.roi,
-            sampling_ratio=self.config.sampling_ratio,
-            upsample="bilinear" if self.config.upsample == "exact" else "direct",
-        )
+        upsample = "bilinear" if self.config.upsample == "exact" else "direct"
+        regions = roi_align(sources, pixels, r, sampling_ratio=ratio, upsample=upsample)
+        if later:
+            assert mapper is not None
+            regions = mapper(regions, bias=False)
+            if not self.with_c1:
+                regions = regions + mapper.bias[:, None, None] * roi_coverage(
+                    sources[0], pixels, r, sampling_ratio=ratio
+                ).to(regions)
         if local:
             regions = regions + self._c1_in_boxes(features, pixels)
         return F.dropout2d(regions, self.config.dropout, self.training)
 
-    def _is_local(self, features: Features, boxes: list[Tensor]) -> bool:
-        """Whether C1 is pooled first and mapped then: `neck_path`."""
+    def _is_local(self, features: Features, values: Tensor, boxes: list[Tensor], *, neck: bool) -> bool:
+        """Whether a map is pooled first and mapped then: `neck_path`. neck: the map has to pass it too."""
         if self.config.neck_path != "auto":
             return self.config.neck_path == "local"
-        b, c, h, w = features.c1.shape
+        b, c, h, w = values.shape
         return cheaper_on_boxes(
             cells=b * h * w,
             bins=sum(map(len, boxes)) * self.config.roi**2,
@@ -134,7 +141,7 @@ class MaskFrozenDetr(MaskHead):
             width=self.width,
             hidden=self.config.hidden,
             samples=(self.config.sampling_ratio or 2) ** 2,
-            neck=self.neck is not None,
+            neck=neck,
             moments="c1" in features.moments,
             learning=torch.is_grad_enabled(),
         )
