@@ -25,8 +25,8 @@ class HeadConfig:
     """Refine C1 by a 1x1 convolution and GroupNorm (eq. 14), which also brings it to the width of the encoder maps.
     Without it C1 is added as it is; where it is not of that width, only the channels that both have count."""
     neck_path: Literal["auto", "full", "local"] = "auto"
-    """Where the neck and the channel mapper work: `full` on whole maps before RoIAlign, `local` after it, on the cells of
-    the boxes' grids. The same result but for rounding; `auto` takes, map by map and batch by batch, what needs fewer
+    """Where the neck and the channel mapper work: `full` on whole maps before RoIAlign, `local` after it, on the cells
+    of the boxes' grids. The same result but for rounding; `auto` takes, map by map and batch by batch, what needs fewer
     multiply-adds. The image encoder stands before RoIAlign in any case: it mixes cells of the whole image."""
     upsample: Literal["exact", "direct"] = "exact"
     """How boxes see the encoder map: `exact`, upsampled to C1's grid as the paper does; `direct`, sampled on its own

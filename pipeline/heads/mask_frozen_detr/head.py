@@ -106,8 +106,8 @@ class MaskFrozenDetr(MaskHead):
         pixels = boxes_in_pixels(features, boxes)
         r, ratio = self.config.roi, self.config.sampling_ratio
         local = self.with_c1 and self._is_local(features, features.c1, pixels, neck=self.neck is not None)
-        # The mapper is linear, so it may come before the sum and before RoIAlign: fewer channels to pool. Or after them:
-        # fewer cells to map, where boxes are few. Its bias comes with C1.
+        # The mapper is linear, so it may come before the sum and before RoIAlign: fewer channels to pool. Or after
+        # them: fewer cells to map, where boxes are few. Its bias comes with C1.
         together = self.with_c1 and not local
         later = mapper is not None and not together and self._is_local(features, encoded, pixels, neck=False)
         if mapper is not None and not later:
