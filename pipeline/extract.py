@@ -135,6 +135,16 @@ def check_categories(model: FrozenDetector, coco: CocoSet) -> None:
             f"'{model.name}' gives {model.classes} classes, the annotations have {len(ids)} categories",
             "use annotations with the categories the detector was trained on, in the same order of ids",
         )
+    names = [category["name"].casefold() for category in coco.categories]
+    known = [name.casefold() for name in model.category_names or ()]
+    # Names in another language or of another edition say nothing; the same names in another order are wrong labels.
+    if known != names and sorted(known) == sorted(names):
+        label = next(label for label, pair in enumerate(zip(known, names, strict=True)) if pair[0] != pair[1])
+        raise PipelineError(
+            f"label {label} of '{model.name}' is '{known[label]}', category {ids[label]} of the annotations is "
+            f"'{names[label]}': the same categories in another order",
+            "number the categories of the annotations by increasing id in the detector's order",
+        )
 
 
 def extract_batches(

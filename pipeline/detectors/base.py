@@ -82,6 +82,8 @@ class FrozenDetector(Protocol):
     transform: Transform
     category_ids: tuple[int, ...] | None
     """COCO category ids it was trained on, by increasing id; None if it only knows their order."""
+    category_names: tuple[str, ...] | None
+    """What it calls its labels, in their order; None if it does not say."""
     classes: int
     """How many labels it gives: 0..classes-1."""
     identity: dict[str, Any]

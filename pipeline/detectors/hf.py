@@ -89,6 +89,9 @@ class HfDetector:
             classes_of(config.id2label), config.num_labels, self.name, "the model"
         )
         self.classes = len(self._columns)
+        names = tuple(config.id2label[column] for column in self._columns)
+        unnamed = all(name == f"LABEL_{column}" for name, column in zip(names, self._columns, strict=True))
+        self.category_names: tuple[str, ...] | None = None if unnamed else names
         self._projections = _projections(self.network, self.family)
         self._dry_run()
         self.identity: dict[str, Any] = {

@@ -161,6 +161,7 @@ class NativeDetector:
         self.identity: dict[str, Any] = {**config.identity(), "weights_sha256": sha256}
         self.category_ids, self._columns = category_columns(config.classes, config.logits, config.name, "the network")
         self.classes = len(self._columns)
+        self.category_names: tuple[str, ...] | None = None
         self.detections = min(config.top_k, config.queries * (1 if config.de_duplicate else self.classes))
         self.encoder = tuple(f"e{stride}" for stride in config.strides)
         self.levels = self._levels()

@@ -178,6 +178,7 @@ class OnnxDetector:
             config.classes, columns - (outputs.activation == "softmax"), config.name, f"'{outputs.scores}'"
         )
         self.classes = len(self._columns)
+        self.category_names: tuple[str, ...] | None = None
         self.detections = min(config.top_k, queries * self.classes)
 
 

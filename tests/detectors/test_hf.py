@@ -1,5 +1,7 @@
 """Numbers of `hf:` detectors beside those of the same model, its outputs and its own post-processing."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,13 @@ from tiny_hf import FAMILIES, own_processor, write_hf
 from torch import Tensor
 from transformers import AutoModelForObjectDetection
 
+from pipeline.data.coco import Category, CocoSet
 from pipeline.data.transforms import view_to_original
 from pipeline.detectors.classes import COCO_UNUSED
 from pipeline.detectors.hf import HfDetector, build
 from pipeline.detectors.registry import build_detector
 from pipeline.errors import PipelineError
+from pipeline.extract import check_categories
 
 Saved = Callable[..., Path]
 """(family, labels=) -> the folder of its model, written once."""
@@ -154,6 +158,26 @@ def test_labels_are_positions_among_cocos_categories(saved: Saved) -> None:
     assert detector.category_ids[:12] == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13)
     assert int(detector.detect(images_for(detector)).labels.max()) < 80
     assert build(str(saved("rt_detr"))).category_ids is None
+
+
+def test_the_same_categories_in_another_order_are_refused(saved: Saved, tmp_path: Path) -> None:
+    """Without a look at the names the head would learn, and report, every object as another."""
+    assert build(str(saved("rt_detr"))).category_names is None  # LABEL_0, LABEL_1 ...: not names
+    folder = Path(shutil.copytree(saved("rt_detr"), tmp_path / "named"))
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {"0": "cat", "1": "Dog", "2": "fish"}
+    (folder / "config.json").write_text(json.dumps(config))
+    detector = build(str(folder))
+    assert detector.category_names == ("cat", "Dog", "fish")
+
+    def annotated(*names: str) -> CocoSet:
+        categories = tuple(Category(id=10 + place, name=name) for place, name in enumerate(names))
+        return CocoSet((), (), categories, "", None)
+
+    check_categories(detector, annotated("cat", "dog", "fish"))
+    check_categories(detector, annotated("Katze", "Hund", "Fisch"))
+    with pytest.raises(PipelineError, match=r"label 1 of '.*' is 'dog', category 11 of the annotations is 'fish'"):
+        check_categories(detector, annotated("cat", "fish", "dog"))
 
 
 def test_a_head_can_be_trained_on_what_it_gives(saved: Saved) -> None:
