@@ -50,6 +50,8 @@ def info(path: CachePath, as_json: AsJson = False) -> None:
     if as_json:
         return print_json(data)
     fields = {name: data[name] for name in ("path", "format_version", "fingerprint", "codec", "images")}
+    if data["max_error"]:
+        fields["codec"] = f"{data['codec']}, 255 steps or fewer within an error of {data['max_error']:.3g}"
     fields["done"] = ", ".join(f"{view} {count}/{data['images']}" for view, count in data["done"].items())
     fields["state"] = _state_words(data)
     fields |= {"annotations": data["annotations"], "detections": f"{data['detections']} x {data['query_dim']}"}

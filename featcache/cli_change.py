@@ -15,6 +15,12 @@ app = typer.Typer(rich_markup_mode=None)
 
 Target = Annotated[Path, typer.Argument(metavar="TARGET", help="Directory of the new cache.")]
 CodecName = Annotated[str | None, typer.Option("--codec", help="uint8, fp16 or none; the same by default.")]
+MaxError = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Relative error that uint8 may add to save space; 0 always takes its 255 steps.", metavar="X"
+    ),
+]
 Shard = Annotated[int | None, typer.Option(min=1, help="Images per file; the same by default.")]
 Levels = Annotated[str | None, typer.Option(help="Only these levels, comma-separated.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")]
@@ -25,6 +31,7 @@ def estimate(
     path: CachePath,
     images: Annotated[int, typer.Option(min=1, help="Images of the cache to come.")],
     codec: CodecName = None,
+    max_error: MaxError = None,
     shard: Annotated[int | None, typer.Option(min=1, help="Images per file; as extract does by default.")] = None,
     at: Annotated[Path, typer.Option(help="Directory where it is to be written.")] = Path(),
     probe: Annotated[bool, typer.Option(help="Measure the writing speed there.")] = True,
@@ -38,7 +45,9 @@ def estimate(
     from featcache import sizes
     from featcache.reader import Cache
 
-    found = sizes.estimate(Cache(path), images, codec=_codec(codec), shard=shard, at=at, probe=probe)
+    found = sizes.estimate(
+        Cache(path), images, codec=_codec(codec), max_error=max_error, shard=shard, at=at, probe=probe
+    )
     if as_json:
         print_json({**vars(found), "fits": found.fits})
     else:
@@ -83,6 +92,7 @@ def copy(
     path: CachePath,
     target: Target,
     codec: CodecName = None,
+    max_error: MaxError = None,
     shard: Shard = None,
     levels: Levels = None,
     views: Annotated[str | None, typer.Option(help="Only these views, comma-separated.")] = None,
@@ -103,6 +113,7 @@ def copy(
         Cache(path),
         target,
         codec=_codec(codec),
+        max_error=max_error,
         shard=shard,
         levels=name_list(levels),
         views=name_list(views),

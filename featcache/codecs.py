@@ -1,8 +1,8 @@
 """How the values of one map become stored tokens and come back: `uint8` affine per channel, `fp16`, `none` (float32).
 
 Tokens are the cells of a map in row-major order, channels last: "t c" with t = h * w. The largest error each codec adds
-to a value x is `scale / 2` (uint8; scale is the range of that channel in that image / 255), 2**-11 * |x| (fp16), 0
-(none).
+to a value x is `scale / 2` (uint8; scale is the range of that channel in that image / its steps, 255 or fewer, see
+`steps.py`), 2**-11 * |x| (fp16), 0 (none).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from featcache.spec import Codec
+from featcache.steps import MOST_STEPS, fewest_steps
 
 FLOAT16_MAX = 65504.0
 STORED_DTYPE: dict[Codec, str] = {"uint8": "uint8", "fp16": "float16", "none": "float32"}
@@ -58,13 +59,17 @@ def first_bad(codec: Codec, values: Tensor) -> tuple[int, int, int]:
     return int(row), int(column), int(channel)
 
 
-def encode(codec: Codec, values: Tensor, low: Tensor, high: Tensor) -> Encoded:
-    """Stored values of one map "c h w" whose channels range over [low, high] and are `storable`."""
+def encode(codec: Codec, values: Tensor, low: Tensor, high: Tensor, *, max_error: float = 0.0) -> Encoded:
+    """Stored values of one map "c h w" whose channels range over [low, high] and are `storable`.
+
+    `max_error` is that of `CacheSpec`, for uint8.
+    """
     if codec != "uint8":
         return Encoded(values.to(_TORCH_DTYPE[codec]).permute(1, 2, 0).contiguous(), None, None)
-    scale = (high - low) / 255
+    values = values.float()
+    scale = (high - low) / (fewest_steps(values, low, high, max_error) if max_error else MOST_STEPS)
     step = torch.where(scale > 0, scale, 1.0)  # a constant channel stores 0
-    levels = (values.float() - low[:, None, None]).div_(step[:, None, None]).round_().clamp_(0, 255)
+    levels = (values - low[:, None, None]).div_(step[:, None, None]).round_().clamp_(0, MOST_STEPS)
     return Encoded(levels.to(torch.uint8).permute(1, 2, 0).contiguous(), scale, low)
 
 

@@ -65,13 +65,23 @@ def plan_copy(
     target: Path,
     *,
     codec: Codec | None = None,
+    max_error: float | None = None,
     views: Sequence[str] | None = None,
     levels: Sequence[str] | None = None,
     image_ids: Collection[int] | None = None,
     finished: bool = False,
     shard: int | None = None,
 ) -> Plan:
-    """A copy with only some images (`finished`: only those done in every view), views or levels; or another codec."""
+    """A copy with only some images (`finished`: only those done in every view), views or levels; or another codec.
+
+    `max_error` is that of `CacheSpec`, None keeps it where the codec stays.
+    """
+    coded = source.spec.in_codec(codec, max_error)
+    if coded.codec == source.spec.codec and coded.max_error != source.spec.max_error:
+        raise CacheError(
+            f"{source.path} is rounded already, within {source.spec.max_error}; again would add to that",
+            "copy from a cache of codec none or fp16, or leave max_error as it is",
+        )
     views = tuple(views or source.views)
     done = {view: source.done(view) for view in views}
     chosen = range(len(source)) if image_ids is None else sorted({source.index_of(image_id) for image_id in image_ids})
@@ -80,8 +90,7 @@ def plan_copy(
         raise CacheError(f"no image of cache {source.path} is left to copy", f"featcache ls {source.path}")
     names = list(levels or [level.name for level in source.spec.levels])
     spec = replace(
-        source.spec,
-        codec=codec or source.spec.codec,
+        coded,
         views=views,
         levels=tuple(source.spec.level(name) for name in names),
         dataset=source.spec.dataset | _subset(source, images),

@@ -60,7 +60,7 @@ def encode_maps(spec: CacheSpec, maps: Mapping[str, Tensor], *, name: str) -> di
     if not checks.all():  # one wait for the device, whatever the number of levels
         level = names[int(checks.int().argmin())]
         raise _refusal(spec, maps[level], f"{name}, level {level}")
-    return {level: codecs.encode(spec.codec, maps[level], *ranges[level]) for level in names}
+    return {level: codecs.encode(spec.codec, maps[level], *ranges[level], max_error=spec.max_error) for level in names}
 
 
 def _refusal(spec: CacheSpec, values: Tensor, where: str) -> BadValueError:

@@ -52,17 +52,26 @@ class Estimate:
 
 
 def estimate(
-    sample: Cache, images: int, *, codec: Codec | None = None, shard: int | None = None, at: Path, probe: bool = True
+    sample: Cache,
+    images: int,
+    *,
+    codec: Codec | None = None,
+    max_error: float | None = None,
+    shard: int | None = None,
+    at: Path,
+    probe: bool = True,
 ) -> Estimate:
     """Judge a cache of `images` images by a small one of the same detector, to be written under the directory `at`.
 
     The probe writes images of the sample there, flushes and removes them. Raises CacheError for a codec that keeps more
-    than the sample's: what that lost cannot be estimated.
+    than the sample's, or another `max_error` (that of `CacheSpec`): what the sample lost cannot be estimated.
     """
-    codec, shard = codec or sample.spec.codec, shard or images_per_file(sample.spec, images)
-    if codec != sample.spec.codec and sample.spec.codec != "none":
+    spec, shard = sample.spec.in_codec(codec, max_error), shard or images_per_file(sample.spec, images)
+    codec = spec.codec
+    if (codec, spec.max_error) != (sample.spec.codec, sample.spec.max_error) and sample.spec.codec != "none":
+        told = codec if codec != sample.spec.codec else f"{codec} with another max_error"
         raise CacheError(
-            f"a sample in {sample.spec.codec} cannot tell the size of {codec}",
+            f"a sample in {sample.spec.codec} cannot tell the size of {told}",
             "extract the sample with --codec none, it serves for every codec",
         )
     pairs: list[tuple[int, str]] = [
@@ -73,13 +82,13 @@ def estimate(
     pairs = [pairs[int(i)] for i in np.unique(np.linspace(0, len(pairs) - 1, _SAMPLE).round())]
     block = os.statvfs(at).f_frsize
     views, shards = len(sample.views), math.ceil(images / shard)
-    chunk_bytes = _chunk_bytes(sample, pairs, codec)
+    chunk_bytes = _chunk_bytes(sample, pairs, spec)
     maps = sum(_shard_bytes(sizes, images, shard, block) for sizes in chunk_bytes.values())
-    rows, row_files = _row_bytes(replace(sample.spec, codec=codec), images, block)
+    rows, row_files = _row_bytes(spec, images, block)
     fixed, tables = _fixed_bytes(local_directory(sample.path))
     names = (shards * len(chunk_bytes) + row_files) * _NAME_BYTES
     total = int(views * (maps + rows + names) + fixed + tables * images / len(sample))
-    rate = _probe(sample, pairs, codec, shard, at) if probe else None
+    rate = _probe(sample, pairs, spec, shard, at) if probe else None
     return Estimate(
         images=images,
         views=views,
@@ -94,28 +103,30 @@ def estimate(
     )
 
 
-def _chunk_bytes(sample: Cache, pairs: Sequence[tuple[int, str]], codec: Codec) -> dict[str, list[int]]:
+def _chunk_bytes(sample: Cache, pairs: Sequence[tuple[int, str]], spec: CacheSpec) -> dict[str, list[int]]:
     """Stored bytes of the chunk of each level, for each pair."""
     sizes: dict[str, list[int]] = {level.name: [] for level in sample.spec.levels}
     source = open_source(sample.path)
     for index, view in pairs:
-        if codec == sample.spec.codec:
+        if spec.codec == sample.spec.codec:
             for name, files in sample.files(view).maps.items():
                 bands = range(files.level.bands)
                 sizes[name].append(_image_bytes([len(data) for data in read_chunks(source, files, index, bands)]))
         else:
             entry = sample.entry(index, view)
             for level in sample.spec.levels:
-                sizes[level.name].append(_encoded_bytes(entry, level, codec))
+                sizes[level.name].append(_encoded_bytes(entry, level, spec))
     return sizes
 
 
-def _encoded_bytes(entry: Entry, level: LevelSpec, codec: Codec) -> int:
+def _encoded_bytes(entry: Entry, level: LevelSpec, spec: CacheSpec) -> int:
     values = entry.maps[level.name]
-    tokens = codecs.encode(codec, values, *codecs.channel_range(values)).tokens
-    candidates = [tokens, codecs.add_delta(tokens)] if codec == "uint8" and level.bands == 1 else [tokens]
+    tokens = codecs.encode(spec.codec, values, *codecs.channel_range(values), max_error=spec.max_error).tokens
+    candidates = [tokens, codecs.add_delta(tokens)] if spec.codec == "uint8" and level.bands == 1 else [tokens]
     return min(
-        _image_bytes([len(data) for data in encode_bands(rows.flatten(0, 1).numpy(), level, compress=codec != "none")])
+        _image_bytes(
+            [len(data) for data in encode_bands(rows.flatten(0, 1).numpy(), level, compress=spec.codec != "none")]
+        )
         for rows in candidates
     )
 
@@ -156,12 +167,12 @@ def _fixed_bytes(path: Path) -> tuple[int, int]:
     return fixed, tables
 
 
-def _probe(sample: Cache, pairs: Sequence[tuple[int, str]], codec: Codec, shard: int, at: Path) -> float:
+def _probe(sample: Cache, pairs: Sequence[tuple[int, str]], spec: CacheSpec, shard: int, at: Path) -> float:
     """Images per second written and flushed, from putting the sampled images into a cache under `at`."""
     entries = [sample.entry(index, view) for index, view in pairs]
     images = [replace(sample.images[0], id=number) for number in range(len(entries))]
     truths = [sample.ground_truth(0)] * len(entries)
-    spec = replace(sample.spec, codec=codec, views=("probe",))
+    spec = replace(spec, views=("probe",))
     with (
         tempfile.TemporaryDirectory(dir=at, prefix=".featcache-probe-") as folder,
         CacheWriter(Path(folder) / "cache", spec, images, truths, shard=shard) as writer,

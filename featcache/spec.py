@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -17,6 +17,9 @@ FORMAT_VERSION = 1
 
 Codec = Literal["uint8", "fp16", "none"]
 CODECS: tuple[Codec, ...] = ("uint8", "fp16", "none")
+
+MAX_ERROR = 0.0025
+"""Relative L2 error of block means (`steps.py`) that uint8 may add to a map where fewer than 255 steps suffice."""
 
 _LATER_FIELDS: dict[str, object] = {"band_rows": None, "moments": False}
 """Of a level, with their defaults: who does not use them is called as it was before there were any."""
@@ -70,12 +73,14 @@ class CacheSpec:
 
     `source` says what made the features (detector, weights hash, configuration, transform), `dataset` which images and
     annotations. Both are in the fingerprint; `recipe` (command, categories, library versions, folders) is not.
+    `max_error` is for codec uint8, 0 stores every channel in 255 steps; with other codecs it is always 0.
     """
 
     levels: tuple[LevelSpec, ...]
     detections: int
     query_dim: int
     codec: Codec = "uint8"
+    max_error: float = MAX_ERROR
     views: tuple[str, ...] = ("orig",)
     source: dict[str, Any] = field(default_factory=dict[str, Any])
     dataset: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -88,6 +93,9 @@ class CacheSpec:
         object.__setattr__(self, "views", tuple(self.views))
         if self.codec not in CODECS:
             raise CacheError(f"codec {self.codec!r} is not known", f"choose one of {', '.join(CODECS)}")
+        if not 0 <= self.max_error < 1:
+            raise CacheError(f"max_error is {self.max_error}, must be at least 0 and below 1", "0.0025 is 0.25 %")
+        object.__setattr__(self, "max_error", float(self.max_error) if self.codec == "uint8" else 0.0)
         for what, names in (("level", [level.name for level in self.levels]), ("view", list(self.views))):
             if not names or len(set(names)) != len(names):
                 raise CacheError(f"{what} names must be given and differ, got {names}")
@@ -134,6 +142,13 @@ class CacheSpec:
             if mine.get(name) != theirs.get(name)
         ]
 
+    def in_codec(self, codec: Codec | None, max_error: float | None = None) -> CacheSpec:
+        """The same in another codec; None keeps a codec, and its `max_error` where the codec stays."""
+        codec = codec or self.codec
+        if max_error is None:
+            max_error = self.max_error if codec == self.codec else MAX_ERROR
+        return replace(self, codec=codec, max_error=max_error)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back to an equal spec."""
         data = json.loads(json.dumps(asdict(self)))
@@ -141,12 +156,14 @@ class CacheSpec:
             for name, default in _LATER_FIELDS.items():
                 if level[name] == default:
                     del level[name]
+        if not self.max_error:  # called as it was before there was a choice
+            del data["max_error"]
         return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CacheSpec:
         """The spec of `to_json`."""
-        fields = dict(data)
+        fields: dict[str, Any] = {"max_error": 0.0, **data}
         fields["levels"] = tuple(LevelSpec(**level) for level in data["levels"])
         return cls(**fields)
 

@@ -1,4 +1,4 @@
-"""`stats`: least, greatest, mean, deviation, zeros and a histogram of every level, in one pass with little memory."""
+"""`stats`: range, mean, deviation, zeros, histogram and rounding of every level, in one pass with little memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache.ahead import map_ahead
 from featcache.progress import read, track
-from featcache.reader import Cache
+from featcache.reader import Cache, Entry
 
 BINS = 64
 
@@ -67,20 +68,60 @@ class Running:
         self.reach *= 2
 
 
+class Rounding:
+    """What uint8 rounded off the maps given so far: steps of their channels, expected squares of errors and values."""
+
+    def __init__(self) -> None:
+        self.fewest, self.most = math.inf, 0
+        self.noise = self.energy = 0.0
+
+    def add(self, values: Tensor, scale: Tensor) -> None:
+        """Count a decoded map "c h w" with the scale of its channels."""
+        cells = values.flatten(1)
+        low, high = cells.amin(1), cells.amax(1)
+        used = scale > 0
+        if used.any():
+            steps = ((high - low)[used] / scale[used]).round()
+            self.fewest, self.most = min(self.fewest, int(steps.max())), max(self.most, int(steps.max()))
+        off = torch.count_nonzero(cells > low[:, None], dim=1)  # the least value of a channel is stored exactly
+        self.noise += float((scale.double().square() * off).sum()) / 12
+        self.energy += float(cells.square().sum(1, dtype=torch.float64).sum())
+
+    def summary(self) -> dict[str, Any]:
+        """Steps of the image with fewest and with most, relative L2 error expected; null where nothing was rounded."""
+        return {
+            "steps_min": int(self.fewest) if self.most else None,
+            "steps_max": self.most or None,
+            "rounding": math.sqrt(self.noise / self.energy) if self.energy else None,
+        }
+
+
 def level_statistics(
     cache: Cache, *, view: str | None = None, image_ids: Sequence[int] | None = None, threads: int = 2
 ) -> dict[str, dict[str, Any]]:
-    """`Running.summary` of every level over the done images of a view, by level; empty where none is done."""
+    """`Running.summary` of every level over the done images of a view, by level; empty where none is done.
+
+    Also `Rounding.summary`, for codec uint8: the error expected of rounding, none is measured against the detector.
+    """
     view = view or cache.views[0]
     chosen = range(len(cache)) if image_ids is None else [cache.index_of(image_id) for image_id in image_ids]
     done = cache.done(view)
     indices = [i for i in chosen if done[i]]
     running = {level.name: Running() for level in cache.spec.levels}
-    entries = map_ahead(lambda i: cache.entry(i, view), indices, threads)
-    for entry in track(entries, len(indices), facts=lambda seconds: read(cache.bytes_read, seconds)):
+    rounding = {level.name: Rounding() for level in cache.spec.levels}
+    entries = map_ahead(lambda i: _read(cache, i, view), indices, threads)
+    for entry, rows in track(entries, len(indices), facts=lambda seconds: read(cache.bytes_read, seconds)):
         for name, values in entry.maps.items():
             running[name].add(values)
-    return {name: values.summary() for name, values in running.items() if values.count}
+            if cache.spec.codec == "uint8":
+                rounding[name].add(values, torch.as_tensor(rows[f"scale/{name}"]))
+    return {name: values.summary() | rounding[name].summary() for name, values in running.items() if values.count}
+
+
+def _read(cache: Cache, index: int, view: str) -> tuple[Entry, dict[str, NDArray[Any]]]:
+    """An image decoded, and its rows as stored."""
+    record = cache.read(index, view)
+    return cache.decode(record), record.rows
 
 
 def sparkline(histogram: Sequence[int]) -> str:

@@ -282,6 +282,7 @@ def map_attribute(spec: CacheSpec, view: str, level_name: str, *, delta: bool | 
     if spec.codec == "uint8":
         attribute |= {
             "delta": delta,
+            "max_error": spec.max_error,
             "scale": f"{group}/scale/{level_name}",
             "offset": f"{group}/offset/{level_name}",
         }

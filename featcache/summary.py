@@ -29,7 +29,8 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Identity, arrays, progress and size of a cache.
 
     Bytes are as `du` counts them, null for a remote cache. `ratio` is the bytes of everything against those of the maps
-    of the done images as raw fp16; that of a level counts its map files alone. While a process writes the cache,
+    of the done images as raw fp16; that of a level counts its map files alone. `max_error` is that of
+    `CacheSpec`, 0 where no map has fewer steps than the codec holds. While a process writes the cache,
     `images_per_second` is its speed since it began, and `eta_seconds` the time that all missing images take at it.
     """
     header = read_header(path)
@@ -48,6 +49,7 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
         "fingerprint": spec.fingerprint,
         "source_fingerprint": spec.source_fingerprint,
         "codec": spec.codec,
+        "max_error": spec.max_error,
         "shard": header.shard,
         "images": header.images,
         "done": done,

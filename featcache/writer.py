@@ -32,7 +32,9 @@ _OPEN_GROUPS = 4
 
 
 class CacheWriter:
-    """Creates a cache, or continues one of the same identity (but for `moments`: as it was begun); a context manager.
+    """Creates a cache, or continues one of the same identity (but for what is newer than it: `_goes_on_as`).
+
+    A context manager.
 
     `put` quantises on the device that made the features and hands the bytes to `threads` writer threads through a queue
     of at most `queue` images, so memory stays bounded however slow the disk is. `shard` images share a file, by default
@@ -204,8 +206,8 @@ class CacheWriter:
         check_format_version(header["format_version"], str(self.path))
         stored = CacheSpec.from_json(header["spec"])
         fields = stored.differences(self.spec)
-        if all(name.endswith(".moments") for name, _, _ in fields):
-            self.spec = stored  # begun before there were moments: it goes on without
+        if all(_goes_on_as(name, cached) for name, cached, _ in fields):
+            self.spec = stored
         else:
             listing = "; ".join(f"{name}: cache has {cached!r}, now {now!r}" for name, cached, now in fields)
             raise MismatchError(
@@ -270,6 +272,11 @@ class CacheWriter:
             if len(self._open) > _OPEN_GROUPS:  # images came in no order: write the oldest group as far as it is
                 return [self._open.pop(next(iter(self._open)))]
         return []
+
+
+def _goes_on_as(field: str, cached: object) -> bool:
+    """Whether a cache begun with that value goes on so, whatever is asked for: begun before there was a choice."""
+    return field.endswith(".moments") or (field == "max_error" and cached is None)
 
 
 def _delta_is_smaller(tokens: Tensor) -> bool:

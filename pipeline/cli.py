@@ -38,6 +38,12 @@ def extract(
     cache: CacheDir,
     weights: Weights = None,
     codec: Annotated[Literal["uint8", "fp16", "none"], typer.Option(help="How maps are stored.")] = "uint8",
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Relative error that uint8 may add to save space; 0 always takes its 255 steps.", min=0, metavar="X"
+        ),
+    ] = None,
     views: Annotated[str, typer.Option(help=f"Comma-separated: {KNOWN_VIEWS}.")] = "orig",
     limit: Annotated[
         int | None, typer.Option(help="Only the images with the lowest N ids.", min=1, metavar="N")
@@ -64,6 +70,7 @@ def extract(
             annotations=annotations,
             cache=cache,
             codec=codec,
+            max_error=max_error,
             views=[view.strip() for view in views.split(",")],
             limit=limit,
             batch_size=batch_size,

@@ -12,6 +12,7 @@ from typing import Literal
 
 from featcache import CacheSpec, CacheWriter
 from featcache.progress import Progress, written
+from featcache.spec import MAX_ERROR
 
 from .data.coco import CocoSet, load_coco
 from .data.decode import decode_ahead, plan_batches
@@ -56,6 +57,7 @@ def main(
     annotations: Path,
     cache: Path,
     codec: Codec = "uint8",
+    max_error: float | None = None,
     views: Sequence[str] = ("orig",),
     limit: int | None = None,
     batch_size: int = 8,
@@ -65,6 +67,8 @@ def main(
 ) -> Path:
     """Fill the cache directory with the features of every image in every view; returns it.
 
+    `max_error` is the error that codec uint8 may add to save space (`featcache/steps.py`), MAX_ERROR by default, 0 to
+    switch that off.
     `weights` may be None for a detector that brings its own, the embedded one or `hf:...`.
     Images that cannot be read are left out and listed in the UnreadableImageError raised at the end (with `strict`, the
     first one stops the run). Ctrl-C finishes the batch in hand and raises PipelineError.
@@ -81,11 +85,12 @@ def main(
         annotations=os.path.abspath(annotations),
         cache=os.path.abspath(cache),
         codec=codec,
+        max_error=max_error,
         views=",".join(views),
         limit=limit,
         shard=f"{shard.number}/{shard.count}" if shard != ALL else None,
     )
-    spec = cache_spec(model, coco, codec, views, command)
+    spec = cache_spec(model, coco, codec, views, command, max_error=MAX_ERROR if max_error is None else max_error)
     with CacheWriter(cache, spec, coco.images, coco.ground_truth) as writer:
         todo = {view: [i for i in writer.pending(view) if i in shard.slice(len(coco.images))] for view in views}
         unreadable = extract_batches(model, coco, writer, todo, batch_size, strict)
@@ -96,12 +101,23 @@ def main(
 
 def shell_command(**options: object) -> str:
     """The command line of an extraction, to be run again from any folder; options that are None stay out."""
-    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    words = [
+        word
+        for name, value in options.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
     return shlex.join(["python", "-m", "pipeline", "extract", *words])
 
 
 def cache_spec(
-    model: FrozenDetector, coco: CocoSet, codec: Codec, views: Sequence[str], command: str = ""
+    model: FrozenDetector,
+    coco: CocoSet,
+    codec: Codec,
+    views: Sequence[str],
+    command: str = "",
+    *,
+    max_error: float = MAX_ERROR,
 ) -> CacheSpec:
     """What the cache of this detector on these images holds; `command` is what filled it."""
     return CacheSpec(
@@ -109,6 +125,7 @@ def cache_spec(
         detections=model.detections,
         query_dim=model.query_dim,
         codec=codec,
+        max_error=max_error,
         views=tuple(views),
         source=source_of(model),
         dataset={"annotations_sha256": coco.sha256, "images": len(coco.images), "image_ids": coco.digest()},

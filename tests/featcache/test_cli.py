@@ -68,7 +68,8 @@ def test_info(run: Callable[..., Any], make_cache: Maker) -> None:
     path = make_cache(3, order=[0, 2])
     data = json_of(run("info", path, "--json"))
     assert list(data) == [
-        *("path", "format_version", "fingerprint", "source_fingerprint", "codec", "shard", "images", "done"),
+        *("path", "format_version", "fingerprint", "source_fingerprint", "codec", "max_error", "shard"),
+        *("images", "done"),
         *("complete", "writer", "images_per_second", "eta_seconds", "annotations", "detections", "query_dim"),
         *("levels", "bytes", "files", "bytes_per_image", "raw_fp16_bytes", "ratio", "source", "dataset", "recipe"),
     ]
@@ -274,7 +275,7 @@ def test_diff(run: Callable[..., Any], make_cache: Maker) -> None:
     assert run("diff", a, a)[0] == 0
     data = json_of(run("diff", a, b, "--json"), code=1)
     assert list(data) == ["equal", "identity", "only_in_a", "only_in_b", "compared", "values"]
-    assert data["identity"] == [["codec", "uint8", "fp16"]]
+    assert data["identity"] == [["codec", "uint8", "fp16"], ["max_error", 0.006, None]]
     code, out, _ = run("diff", a, b)
     assert code == 1
     assert "codec: 'uint8' in A, 'fp16' in B" in out
@@ -327,8 +328,10 @@ def test_stats(run: Callable[..., Any], make_cache: Maker) -> None:
     data = json_of(run("stats", make_cache(2), "--json"))
     assert list(data) == ["c1", "e16"]
     assert list(data["c1"]) == [
-        *("count", "min", "max", "mean", "std", "zeros", "histogram_low", "histogram_high", "histogram")
+        *("count", "min", "max", "mean", "std", "zeros", "histogram_low", "histogram_high", "histogram"),
+        *("steps_min", "steps_max", "rounding"),
     ]
+    assert json_of(run("stats", make_cache(2, name="fp16", codec="fp16"), "--json"))["c1"]["steps_max"] is None
     assert "█" in run("stats", make_cache(2))[1]
 
 

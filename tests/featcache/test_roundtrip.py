@@ -33,7 +33,7 @@ def test_entries_equal_what_was_put(make_cache: Maker, codec: str, shard: int) -
                 got = entry.maps[name]
                 assert got.shape == values.shape
                 assert got.permute(1, 2, 0).is_contiguous()
-                step = (values.amax((1, 2)) - values.amin((1, 2))) / 255
+                step = (values.amax((1, 2)) - values.amin((1, 2))) / 128  # the fewest
                 bound = {"uint8": step[:, None, None] * 0.501, "fp16": values.abs() * 2**-11, "none": torch.zeros(())}[
                     codec
                 ]

@@ -55,8 +55,9 @@ def test_estimate_is_within_five_percent_of_du(tmp_path: Path, codec: Any, shard
     write(tmp_path / "whole", 120, codec, shard, band_rows)
     used = int(subprocess.check_output(["du", "-s", "--block-size=1", tmp_path / "whole"]).split()[0])
     assert disk_usage(tmp_path / "whole")[0] == used
+    bound = make_spec(codec=codec).max_error
     for sample in samples:
-        found = estimate(sample, 120, codec=codec, shard=shard, at=tmp_path, probe=False)
+        found = estimate(sample, 120, codec=codec, max_error=bound, shard=shard, at=tmp_path, probe=False)
         assert found.total_bytes == pytest.approx(used, rel=0.05)
         assert found.files == len(list((tmp_path / "whole/views").rglob("c.*")))
 
@@ -75,6 +76,8 @@ def test_estimate_probes_and_judges_the_space(tmp_path: Path) -> None:
 def test_estimate_refuses_what_the_sample_cannot_tell(tmp_path: Path, make_cache: Callable[..., Path]) -> None:
     with pytest.raises(CacheError, match="a sample in uint8 cannot tell the size of fp16"):
         estimate(Cache(make_cache(2)), 10, codec="fp16", at=tmp_path)
+    with pytest.raises(CacheError, match="cannot tell the size of uint8 with another max_error"):
+        estimate(Cache(make_cache(2, name="other")), 10, max_error=0.0, at=tmp_path)
     with pytest.raises(CacheError, match="no image of the sample"):
         estimate(Cache(make_cache(2, name="empty", order=[])), 10, at=tmp_path)
 

@@ -100,7 +100,11 @@ def test_another_fingerprint_is_refused_naming_the_fields(make_cache: Maker) -> 
     path = make_cache(3)
     with pytest.raises(MismatchError) as caught:
         open_writer(path, codec="fp16", source={"name": "toy", "transform": {"short_side": 64}})
-    assert caught.value.fields == [("codec", "uint8", "fp16"), ("source.transform.short_side", 32, 64)]
+    assert caught.value.fields == [
+        ("codec", "uint8", "fp16"),
+        ("max_error", 0.006, None),
+        ("source.transform.short_side", 32, 64),
+    ]
     assert "codec: cache has 'uint8', now 'fp16'" in caught.value.message
     assert "source.transform.short_side: cache has 32, now 64" in caught.value.message
 

@@ -1,0 +1,44 @@
+"""How many steps the channels of a map get: as few as keep the error of rounding within a bound, judged beforehand.
+
+Fewer steps make smaller caches. What a head reads are means over many cells of a fine map and few of a coarse one, and
+rounding errors of neighbours are independent, so a fine map can be rounded more coarsely than a coarse one. The number
+follows from the image's own values alone: it is the same whoever extracts the image, in whatever order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+MOST_STEPS = 255
+"""What uint8 holds; where more would be needed, that many."""
+FEWEST_STEPS = 128
+"""However small the error: a channel with a large mean and little variation keeps its seven bits."""
+BLOCKS = 64
+"""Blocks along a side of the map over which means are taken, a block being at least a cell: those of a 14 x 14 RoI on
+a box of about a fifth of the image's side."""
+
+
+def fewest_steps(
+    values: Tensor,  # "c h w" float32
+    low: Tensor,  # "c"
+    high: Tensor,  # "c"
+    max_error: float,
+) -> Tensor:
+    """Steps for all channels of a map, a whole number in a float32 scalar on its device.
+
+    With them the relative L2 error of the means of blocks is expected to be `max_error` at most, or they are
+    MOST_STEPS. A cell that holds its channel's least value is stored exactly; every other one is expected to be off by
+    the variance of a uniform error, step**2 / 12, of which the mean of n cells has 1 / n. That is so where values vary
+    by more than a step from cell to cell; where they do not, neighbours are off alike and a mean gains less.
+    """
+    height, width = (max(1, side // BLOCKS) for side in values.shape[1:])
+    means = values if height * width == 1 else avg_pool2d(values, (height, width))
+    some = values[:, ::height]  # a row of each row of blocks tells the share
+    share = torch.count_nonzero(some > low[:, None, None], dim=(1, 2)).double() / some[0].numel()
+    # In float64 the order of summation, which may depend on the machine, cannot change the whole number found.
+    noise = ((high.double() - low.double()).square() * share).mean() / (12 * MOST_STEPS**2 * height * width)
+    error = (noise / means.double().square().mean()).sqrt()  # with MOST_STEPS
+    steps = (MOST_STEPS * error / max_error).ceil()
+    return steps.nan_to_num(MOST_STEPS).clamp(FEWEST_STEPS, MOST_STEPS).float()
