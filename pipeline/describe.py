@@ -14,6 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 from featcache import CacheSpec, LevelSpec
 
@@ -225,27 +226,43 @@ def _blank_features(inputs: Inputs) -> Features:
 
 
 def _macs(head: MaskHead, features: Features) -> dict[str, int]:
-    """Multiply-adds of each direct child of the head, and of what the head does outside of them."""
+    """Multiply-adds of each direct child of the head, and of what the head does outside of them.
+
+    What a child does while another waits for it is its own.
+    """
     if isinstance(head, MaskFrozenDetr) and head.config.neck_path == "auto":
         head.config = replace(head.config, neck_path="full")  # as the paper counts it, whatever is cheaper
     formulas = {torch.ops.featcache.roi_align: _roi_align_flops, torch.ops.aten.upsample_bilinear2d: _upsample_flops}
+    parts: dict[str, int] = {}
+    seen: dict[Any, int] = {}
+    running: list[str] = []
+
+    def settle() -> None:
+        """What was counted since the last time goes to the part that is running."""
+        for op, flops in counter.get_flop_counts().get("Global", {}).items():
+            part = running[-1] if running else POOLING if op in formulas else MASKS
+            parts[part] = parts.get(part, 0) + flops - seen.get(op, 0)
+            seen[op] = flops
+
+    def enter(part: str) -> None:
+        settle()
+        running.append(part)
+
+    def leave() -> None:
+        settle()
+        running.pop()
+
+    hooks: list[RemovableHandle] = []
+    for name, module in head.named_modules():
+        if part := name.partition(".")[0]:
+            hooks.append(module.register_forward_pre_hook(lambda *_, part=part: enter(part)))
+            hooks.append(module.register_forward_hook(lambda *_: leave()))
     with _plain_attention(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         head(features, [features.boxes[0]], [features.queries[0]])
-    counts = counter.get_flop_counts()
-    root = type(head).__name__
-    own = dict(counts.get("Global", {}))
-    parts: dict[str, int] = {}
-    modules = {name.removeprefix(f"{root}."): ops for name, ops in counts.items() if name.startswith(f"{root}.")}
-    for name, ops in modules.items():
-        if any(name.startswith(f"{other}.") for other in modules):
-            continue  # counted in the module that it belongs to
-        for op, flops in ops.items():
-            own[op] -= flops
-            parts[name.partition(".")[0]] = parts.get(name.partition(".")[0], 0) + flops // 2
-    for op, flops in own.items():
-        part = POOLING if op in formulas else MASKS
-        parts[part] = parts.get(part, 0) + flops // 2
-    return parts
+        settle()
+    for hook in hooks:
+        hook.remove()
+    return {part: flops // 2 for part, flops in parts.items()}
 
 
 @contextmanager
