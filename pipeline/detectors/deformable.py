@@ -112,11 +112,21 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(width)
 
     def forward(
-        self, queries: Tensor, positions: Tensor, references: Tensor, memory: Tensor, pyramid: Pyramid
+        self,
+        queries: Tensor,
+        positions: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        pyramid: Pyramid,
+        blocked: Tensor | None = None,
     ) -> Tensor:
-        """ "b q c" -> "b q c"; references "b q l 4" in 0-1 of each padded map."""
+        """ "b q c" -> "b q c"; references "b q l 4" in 0-1 of each padded map.
+
+        blocked: where self-attention may not look, True, bool "q q".
+        """
         asking = queries + positions
-        queries = self.norm2(queries + self.self_attn(asking, asking, queries, need_weights=False)[0])
+        heard = self.self_attn(asking, asking, queries, attn_mask=blocked, need_weights=False)[0]
+        queries = self.norm2(queries + heard)
         found = self.cross_attn(queries + positions, memory, references, pyramid.shapes, pyramid.padding)
         queries = self.norm1(queries + found)
         return self.norm3(queries + self.linear2(F.relu(self.linear1(queries))))

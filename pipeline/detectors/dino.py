@@ -3,7 +3,6 @@
 Numbers equal those of the official code, eps and embeddings included; `checkpoints.py` reads its files.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,14 +11,12 @@ from torch import Tensor, nn
 
 from .deformable import MLP, DecoderLayer, FeatureEncoder, ProposalHead
 from .hdetr import Decoded, select
-from .positions import Pyramid, inverse_sigmoid, sine_embedding
+from .positions import Pyramid, box_positions, inverse_sigmoid
 
 EPS = 1e-3
 """Of `inverse_sigmoid`, in the refinement and in the predicted boxes."""
 MAP_TEMPERATURE = 20.0
 """Of the sine embeddings of the maps, which take the far edge of each cell."""
-BOX_TEMPERATURE = 10000.0
-"""Of the sine embeddings of the boxes."""
 
 
 class Dino(nn.Module):
@@ -111,5 +108,4 @@ class Dino(nn.Module):
 
     def place(self, boxes: Tensor) -> Tensor:
         """Position of queries whose boxes are these, cxcywh in 0-1 of the finest padded map. "b q 4" -> "b q c" """
-        yxwh = boxes[..., [1, 0, 2, 3]] * (2 * math.pi)  # the official order
-        return self.ref_point_head(sine_embedding(yxwh, self.tgt_embed.embedding_dim // 2, BOX_TEMPERATURE))
+        return self.ref_point_head(box_positions(boxes, self.tgt_embed.embedding_dim))

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+BOX_TEMPERATURE = 10_000.0
+"""Of the sine embeddings of boxes."""
+
 
 def sine_embedding(radians: Tensor, channels: int, temperature: float) -> Tensor:
     """Each coordinate as `channels` interleaved sines and cosines. "... k" -> "... (k channels)" """
@@ -15,6 +18,12 @@ def sine_embedding(radians: Tensor, channels: int, temperature: float) -> Tensor
     wavelength = temperature ** (2 * (index // 2) / channels)
     angles = radians[..., None] / wavelength
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-3)
+
+
+def box_positions(boxes: Tensor, width: int) -> Tensor:
+    """DINO's sine embedding of boxes cxcywh in 0-1, [y, x, w, h]. "... 4" -> "... 2*width" """
+    radians = boxes[..., [1, 0, 2, 3]] * (2 * math.pi)  # the official order
+    return sine_embedding(radians, width // 2, BOX_TEMPERATURE)
 
 
 def map_positions(padding: Tensor, channels: int, *, temperature: float, offset: float) -> Tensor:
@@ -38,7 +47,7 @@ def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Several maps flattened to tokens one after the other, row-major, fine to coarse; s tokens in all."""
+    """Several maps flattened to tokens one after the other, row-major; s tokens in all. Detectors go fine to coarse."""
 
     shapes: tuple[tuple[int, int], ...]
     """(h, w) of each of the l levels."""
@@ -81,7 +90,7 @@ class Pyramid:
         return self.centres()[:, :, None] * self.valid_ratios[:, None]
 
     def proposals(self) -> tuple[Tensor, Tensor]:
-        """A box at every cell, 0.05 of the image wide at the finest level and twice as wide at each coarser one.
+        """A box at every cell, 0.05 of the image wide in the first level and twice as wide in each next.
 
         Returns logits of cxcywh "b s 4" and a bool "b s", True where the cell is padding or the box leaves
         (0.01, 0.99); logits are +inf there.

@@ -6,11 +6,13 @@ from ..errors import UsageError, nearest
 from .base import MaskHead, Widths
 from .baseline import Baseline, BaselineConfig
 from .mask2former import Mask2Former, Mask2FormerConfig
+from .mask_dino import MaskDino, MaskDinoConfig
 from .mask_frozen_detr import HeadConfig, MaskFrozenDetr
 
 FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {
     "mask-frozen-detr": (HeadConfig, MaskFrozenDetr),
     "baseline": (BaselineConfig, Baseline),
+    "mask-dino": (MaskDinoConfig, MaskDino),
     "mask2former": (Mask2FormerConfig, Mask2Former),
 }
 """Family -> (config dataclass, head built from config and widths)."""

@@ -8,7 +8,7 @@ import torch
 from native_toys import perturbed, toy_config
 from torch import Tensor
 
-from pipeline.detectors import dino
+from pipeline.detectors import dino, positions
 from pipeline.detectors.dino import Dino
 from pipeline.detectors.hdetr import Decoded
 from pipeline.detectors.native import build_network, padding_mask
@@ -175,4 +175,4 @@ def test_four_scales_leave_out_stride_4_and_five_take_it(images: Tensor) -> None
 
 
 def test_constants_are_the_official_ones() -> None:
-    assert (dino.EPS, dino.MAP_TEMPERATURE, dino.BOX_TEMPERATURE) == (1e-3, 20.0, 10000.0)
+    assert (dino.EPS, dino.MAP_TEMPERATURE, positions.BOX_TEMPERATURE) == (1e-3, 20.0, 10000.0)

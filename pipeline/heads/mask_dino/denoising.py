@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from ...detectors.positions import inverse_sigmoid
 from ...training.view_objects import ViewObjects
-
-EPS = 1e-5
-"""Of `inverse_sigmoid`."""
+from .prediction import EPS
 
 
 @dataclass(frozen=True)

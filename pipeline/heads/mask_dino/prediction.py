@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+EPS = 1e-5
+"""Of `inverse_sigmoid`, here and of the denoising queries; the detector DINO has 1e-3."""
+
 
 @dataclass(frozen=True)
 class LayerPrediction:

@@ -1,0 +1,173 @@
+"""Mask DINO and DI-MaskDINO on frozen features: tokens of the encoder maps -> queries -> boxes, masks, classes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...data.coco import Category
+from ...data.sources import Batch
+from ...detectors.base import Features
+from ...detectors.positions import Pyramid, map_positions
+from ...training.box_set_loss import BoxSetLoss
+from ...training.config import TrainConfig
+from ...training.mask_terms import MaskTerms
+from ...training.precision import autocast
+from ...training.view_objects import ViewObjects, view_objects
+from ..base import MaskHead, Masks, Widths, encoder_maps, images_of_one_size, require_c1
+from ..instances import instances
+from ..pixels import PixelFeatures
+from .config import MaskDinoConfig
+from .decoder import MaskDinoDecoder
+from .denoising import Denoising, denoising_queries
+from .interaction import TokenInteraction
+from .prediction import LayerPrediction, Predictions
+from .readout import Readout
+from .selection import Queries, Tokens, TokenSelection
+
+TEMPERATURE = 10_000.0
+"""Of the sine embeddings of the maps."""
+
+
+class MaskDino(MaskHead):
+    """Two stages and a decoder at the widths of any detector, whose encoder takes the place of the pixel decoder's."""
+
+    def __init__(self, config: MaskDinoConfig, widths: Widths) -> None:
+        """Raises PipelineError where the choices and the widths contradict each other."""
+        super().__init__()
+        require_c1(widths, "its masks are on that grid; name a tap 'c1' in the detector's TOML")
+        self.config = config
+        self.strides = widths.strides
+        encoder = encoder_maps(widths, config.encoder_layer)
+        self.finest = encoder[0]
+        # Coarse to fine, as the official code takes them: its proposals are smallest in the coarsest map.
+        self.encoder = tuple(reversed(encoder[: config.levels or None]))
+        width = config.hidden
+        sizes = {"heads": config.heads, "feed_forward": config.feed_forward}
+        self.pixels = PixelFeatures(widths.channels["c1"], widths.channels[self.finest], width)
+        channels = [widths.channels[name] for name in self.encoder]
+        self.projections = nn.ModuleList(nn.Conv2d(c, width, 1) if c != width else nn.Identity() for c in channels)
+        self.selection = TokenSelection(width)
+        self.interaction: TokenInteraction | None = None
+        if config.interaction_layers:
+            layers = config.interaction_layers
+            self.interaction = TokenInteraction(width, layers=layers, residual=config.residual, **sizes)
+        self.label_embed = nn.Embedding(widths.classes, width)
+        self.decoder = MaskDinoDecoder(
+            width,
+            layers=config.layers,
+            levels=len(channels),
+            points=config.points,
+            guiding_tokens=config.guiding_tokens,
+            **sizes,
+        )
+        self.readout = Readout(width, widths.classes)
+
+    def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> list[LayerPrediction]:
+        """The result for each image, no axis for the batch: "q classes", "q 4", "q h w".
+
+        boxes and queries of the detector are of no matter.
+        """
+        found: dict[int, LayerPrediction] = {}
+        for rows, group in images_of_one_size(features):
+            final = self.look(group).layers[-1]
+            assert final.mask_logits is not None
+            each = zip(final.class_logits, final.boxes, final.mask_logits, strict=True)
+            found |= {row: LayerPrediction(*one) for row, one in zip(rows, each, strict=True)}
+        return [found[row] for row in range(len(found))]
+
+    def look(self, features: Features, denoising: Denoising | None = None, *, every_mask: bool = False) -> Predictions:
+        """Everything that is said of images of one size, which have no padding.
+
+        every_mask: for the loss; else of the `layers` only the last has masks.
+        """
+        config = self.config
+        pixels = self.pixels(features.c1, features.maps[self.finest])
+        tokens = self._tokens(features)
+        count = config.first_selected if self.interaction is not None else config.queries
+        queries, selected = self.selection(tokens, pixels, self.readout, count)
+        interaction: tuple[LayerPrediction, ...] = ()
+        if self.interaction is not None:
+            queries, interaction = self.interaction(queries, tokens, self.readout, config.queries)
+        n, blocked = 0, None
+        if denoising is not None:
+            n, blocked = denoising.content.shape[1], denoising.attention_mask(queries.content.shape[1])
+            queries = Queries(
+                torch.cat([denoising.content, queries.content], dim=1),
+                torch.cat([denoising.references, queries.references], dim=1),
+            )
+        said = self.decoder(queries, tokens, pixels, self.readout, blocked=blocked, denoising=n, every_mask=every_mask)
+        return Predictions(
+            layers=tuple(_part(one, n, None) for one in said),
+            selected=selected,
+            interaction=interaction,
+            denoised=tuple(_part(one, 0, n) for one in said) if n else (),
+        )
+
+    def targets(
+        self, batch: Batch, categories: Sequence[Category], config: TrainConfig, generator: torch.Generator
+    ) -> list[ViewObjects]:
+        """See `MaskHead.targets`: the objects of each image. An image without any teaches that there is none."""
+        return view_objects(batch, categories)
+
+    def loss(
+        self, batch: Batch, targets: list[ViewObjects], config: TrainConfig, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """See `MaskHead.loss`. Terms are means over the objects of this batch, of a `micro_batch` over its own."""
+        own = self.config
+        criterion = BoxSetLoss(
+            class_weight=own.class_weight,
+            l1_weight=own.l1_weight,
+            giou_weight=own.giou_weight,
+            masks=MaskTerms(
+                bce_weight=config.bce_weight,
+                dice_weight=config.dice_weight,
+                points=own.mask_points,
+                oversample=config.oversample,
+                importance=config.importance,
+            ),
+        )
+        count = sum(map(len, targets))
+        parts: list[dict[str, Tensor]] = []
+        for rows, group in images_of_one_size(batch.features):
+            objects = [targets[row] for row in rows]
+            denoising = denoising_queries(
+                objects, self.label_embed, queries=own.denoising, noise=own.noise, generator=generator
+            )
+            with autocast(config, batch.features.boxes.device):
+                predictions = self.look(group, denoising, every_mask=True)
+            parts.append(criterion.terms(predictions, objects, denoising, generator, count))
+        return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
+
+    @torch.inference_mode()
+    def predict(self, features: Features, counts: list[int] | None = None) -> list[Masks]:
+        """See `MaskHead.predict`. Boxes, scores and labels are the head's own, best score first."""
+        with torch.autocast(features.boxes.device.type, torch.bfloat16, enabled=self.amp):
+            final = self(features, list(features.boxes), list(features.queries))
+        found: list[Masks] = []
+        for one, (h, w) in zip(final, features.input_hw.tolist(), strict=True):
+            stride = self.strides["c1"]
+            probs, view = one.class_logits.float().sigmoid(), (h / stride, w / stride)
+            found.append(instances(probs, one.mask_logits, view, self.config.detections, one.boxes))
+        return found
+
+    def _tokens(self, features: Features) -> Tokens:
+        maps = [project(features.maps[name]) for name, project in zip(self.encoder, self.projections, strict=True)]
+        whole = [torch.zeros_like(values[:, 0], dtype=torch.bool) for values in maps]
+        channels = self.config.hidden // 2
+        positions = [map_positions(one[:1], channels, temperature=TEMPERATURE, offset=0.0) for one in whole]
+        return Tokens(
+            memory=torch.cat([values.flatten(2).transpose(1, 2) for values in maps], dim=1).float(),
+            positions=torch.cat(positions, dim=1),
+            pyramid=Pyramid.of_masks(whole),
+        )
+
+
+def _part(prediction: LayerPrediction, start: int, end: int | None) -> LayerPrediction:
+    """Of the queries from `start` to before `end`."""
+    masks = prediction.mask_logits
+    return LayerPrediction(
+        prediction.class_logits[:, start:end],
+        prediction.boxes[:, start:end],
+        None if masks is None else masks[:, start:end],
+    )
