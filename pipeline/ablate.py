@@ -2,12 +2,12 @@
 
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .ablation_table import SHOWN, Line, csv_text, markdown, plot
+from .ablation_table import BESIDE, SHOWN, Line, csv_text, markdown, plot
 from .data.sources import Cached
 from .describe import Inputs, describe
 from .errors import PipelineError
@@ -141,19 +141,25 @@ def _write_report(outcome: Outcome, source: Cached, judge: Cached, out: Path) ->
 def _line(row: Row, outcome: Outcome, inputs: Inputs | None) -> Line:
     members = [member for member in outcome.members if member.row.name == row.name]
     ended = [member for member in members if member.folder in outcome.metrics]
-    segm = [outcome.metrics[member.folder]["segm"] for member in ended]
+    metrics = [outcome.metrics[member.folder] for member in ended]
+    beside = {kind: [one[kind]["AP"] for one in metrics if kind in one] for kind in BESIDE}
     log = [line for member in ended for line in _log(member.folder)]
     return Line(
         name=row.name,
         parameters=members[0].parameters,
         macs=describe(row.recipe, inputs).macs if inputs is not None and not members[0].problem else None,
         seeds=tuple(member.row.recipe.train.seed for member in ended),
-        figures={name: values for name in SHOWN if (values := [one[name] for one in segm if one[name] is not None])},
+        figures={name: known for name in SHOWN if (known := _known(one["segm"][name] for one in metrics))},
+        beside={kind: known for kind, values in beside.items() if (known := _known(values))},
         step_seconds=statistics.median(line["step_seconds"] for line in log) if log else None,
         step_bytes=max(line["step_memory_bytes"] for line in log) if log else None,
         problems=tuple(outcome.failures[member.folder] for member in members if member.folder in outcome.failures),
         paper=row.paper,
     )
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _log(run: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from .masks.coco_eval import FIGURES
 
 SHOWN = FIGURES[:6]
 """The precisions; the rest are recalls."""
+BESIDE = {"own_bbox": "own box AP", "boundary": "boundary AP"}
+"""What some heads have an AP of beside that of their masks, and its column."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Line:
     """Those that came to the end."""
     figures: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
     """Figure -> percent for each of the seeds; without those figures that the images do not have."""
+    beside: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
+    """Those of `BESIDE` that this head has -> AP in percent for each of the seeds."""
     step_seconds: float | None = None
     """Of this head in a step of training, the batch already there."""
     step_bytes: int | None = None
@@ -36,7 +40,8 @@ class Line:
 
 def csv_text(lines: Sequence[Line], paper: Sequence[str]) -> str:
     """One line for each head: means, standard deviations over the seeds, costs in plain units, the paper's cells."""
-    figures = [name for figure in SHOWN for name in (figure, f"{figure}_std")]
+    shown = [*SHOWN, *(f"{kind}_AP" for kind in _beside(lines))]
+    figures = [name for figure in shown for name in (figure, f"{figure}_std")]
     costs = ["params", "macs", "step_seconds", "step_memory_bytes"]
     if all(line.macs is None for line in lines):
         costs.remove("macs")
@@ -44,7 +49,8 @@ def csv_text(lines: Sequence[Line], paper: Sequence[str]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["name", "seeds", *figures, *costs, *(f"paper_{cell}" for cell in paper), "failed"])
     for line in lines:
-        values = [value for figure in SHOWN for value in mean_and_spread(line.figures.get(figure, ()))]
+        aps = {**line.figures, **{f"{kind}_AP": values for kind, values in line.beside.items()}}
+        values = [value for figure in shown for value in mean_and_spread(aps.get(figure, ()))]
         cost = {
             "params": line.parameters,
             "macs": line.macs,
@@ -69,7 +75,8 @@ def markdown(
     costs = ["params (M)", *(["multiply-adds (G)"] if macs else []), "step (ms)", "memory (MB)"]
     beside = {*SHOWN, "params", *(["gflops"] if macs else [])}
     others = [cell for cell in paper if cell not in beside]
-    heads = ["head", *SHOWN, *costs, "seeds", *(f"paper: {cell}" for cell in others)]
+    kinds = _beside(lines)
+    heads = ["head", *SHOWN, *(BESIDE[kind] for kind in kinds), *costs, "seeds", *(f"paper: {cell}" for cell in others)]
     rows: list[list[str]] = []
     if boxes is not None:
         cells = [_figure([v]) if (v := boxes.get(name)) is not None else "-" for name in SHOWN]
@@ -81,6 +88,7 @@ def markdown(
             [
                 line.name,
                 *(figures[name] + _published(line, name, 1) for name in SHOWN),
+                *(_figure(line.beside.get(kind, ())) for kind in kinds),
                 f"{line.parameters / 1e6:.2f}" + _published(line, "params", 2),
                 *([_cell(line.macs, 1e-9, 2) + _published(line, "gflops", 2)] if macs else []),
                 _cell(line.step_seconds, 1e3, 1),
@@ -135,6 +143,11 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None
     if not values:
         return None, None
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _beside(lines: Sequence[Line]) -> list[str]:
+    """Those of `BESIDE` that any head has."""
+    return [kind for kind in BESIDE if any(line.beside.get(kind) for line in lines)]
 
 
 def _figure(values: Sequence[float]) -> str:

@@ -261,10 +261,11 @@ app.add_typer(cli_about.app)
 def _table(metrics: dict[str, Any]) -> str:
     """The figures as papers print them."""
     names = list(metrics["segm"])
-    rows = [f"{'':5}" + "".join(f"{name:>7}" for name in names)]
-    for kind in ("bbox", "segm"):
-        values = ["-" if value is None else f"{value:.1f}" for value in metrics[kind].values()]
-        rows.append(f"{kind:5}" + "".join(f"{value:>7}" for value in values))
+    rows = [f"{'':8}" + "".join(f"{name:>7}" for name in names)]
+    for kind in ("bbox", "own_bbox", "segm", "boundary"):
+        if kind in metrics:
+            values = ["-" if value is None else f"{value:.1f}" for value in metrics[kind].values()]
+            rows.append(f"{kind:8}" + "".join(f"{value:>7}" for value in values))
     if metrics["mask_iou"] is not None:
         rows.append(f"mask IoU in the box {metrics['mask_iou']:.3f}, mean of {metrics['matched']} matched detections")
     return "\n".join(rows)

@@ -40,10 +40,12 @@ def main(
     """Evaluate the head of `run` on every image of the cache and write into `run`:
 
     - metrics.json, which is returned: `bbox` is the AP of the frozen detector by its own scores, `segm` that of the
-      masks by theirs (percent), `mask_iou` the mean, over matched detections, of the mask's IoU with the ground truth
-      inside the box;
-    - results.json and boxes.json: masks and boxes as COCO results, in the same order; pycocotools reads them back to
-      the figures of `segm` and `bbox`;
+      masks by theirs (percent), `own_bbox` that of the boxes of a head that tells its own, `boundary` the boundary AP
+      of the masks where its package is installed (`masks/boundary.py`), `mask_iou` the mean, over matched detections,
+      of the mask's IoU with the ground truth inside the box;
+    - results.json, boxes.json and own_boxes.json: masks, the detector's boxes and the head's own as COCO results;
+      pycocotools reads them back to the figures of `segm`, `bbox` and `own_bbox`. Those of the head are in one order,
+      and but for families with own boxes the detector's too;
     - quality.json: `mask_iou` of each image, over its objects, those that no detection matched counting as zero;
     - metrics/per_class.json, metrics/pr.json (precision over recall), metrics/lost_ap.json (see `masks/lost_ap.py`).
 

@@ -1,7 +1,7 @@
 """The one loop of evaluation, for one head or many: each image is read and decoded once, its masks encoded at once.
 
-Every run gets metrics.json, results.json (COCO's format for masks), quality.json (each image) and, in metrics/,
-per_class.json and pr.json (precision over recall); see `evaluate.main`.
+Every run gets metrics.json, results.json (COCO's format for masks), own_boxes.json where the head tells boxes of its
+own, quality.json (each image) and, in metrics/, per_class.json and pr.json (precision over recall): `evaluate.main`.
 """
 
 import json
@@ -19,9 +19,10 @@ from featcache.progress import Progress
 
 from .data.sources import Batch, Cached
 from .errors import PipelineError
-from .files import write_json
+from .files import JsonList, write_json
 from .heads.base import MaskHead, Masks
-from .masks.coco_eval import RECALLS, Evaluation, coco_evaluation, coco_ground_truth
+from .masks.boundary import boundary_figures, boundary_known
+from .masks.coco_eval import RECALLS, Evaluation, Figures, coco_evaluation, coco_ground_truth
 from .masks.image_results import ImageResults, image_results
 from .masks.lost_ap import lost_ap
 from .masks.results import Result
@@ -31,6 +32,9 @@ EVALUATED = "evaluated.json"
 """On what the metrics of a run were taken, and the metrics."""
 DETAILS = "metrics"
 """Folder of what is more than one page: per_class.json, pr.json, lost_ap.json."""
+
+OWN_BOXES = "own_boxes.json"
+"""Boxes of a head that tells its own, as COCO results in the order of results.json."""
 
 Predict = Callable[[Batch], Masks]
 """A batch of one image -> its masks."""
@@ -95,10 +99,12 @@ def evaluate_contenders(
     identity: Mapping[str, Any],
     drop: Drop,
     errors: bool = False,
+    boundary: bool = True,
 ) -> dict[Path, dict[str, Any]]:
     """The metrics of these contenders on these images; writes the files of the evaluation into their run directories.
 
-    errors: write metrics/lost_ap.json and boxes.json too, for five more evaluations of each contender.
+    errors: write metrics/lost_ap.json and boxes.json too, for five more evaluations of each contender. boundary: take
+    boundary AP too, the dearest figure, where its package is installed.
     """
     view = source.cache.views[0]
     scores = [_Scores(contender) for contender in contenders]
@@ -126,18 +132,26 @@ def evaluate_contenders(
     bbox = coco_evaluation(truth, boxes, "bbox")  # of the frozen detector: the same for every head
     metrics: dict[Path, dict[str, Any]] = {}
     for score in scores:
-        results = score.results()
-        folder, segm = score.contender.folder, coco_evaluation(truth, results, "segm")
+        results, own = score.results(), score.own_boxes()
+        folder = score.contender.folder
+        judged = {"segm": coco_evaluation(truth, results, "segm"), "bbox": bbox}
+        if own is not None:
+            judged["own_bbox"] = coco_evaluation(truth, own, "bbox")
         (folder / DETAILS).mkdir(exist_ok=True)
-        write_json(folder / DETAILS / "per_class.json", per_class(truth, segm, bbox), indent=2)
-        write_json(folder / DETAILS / "pr.json", {"recall": RECALLS, "segm": segm.curves, "bbox": bbox.curves})
+        write_json(folder / DETAILS / "per_class.json", per_class(truth, judged), indent=2)
+        curves = {kind: evaluation.curves for kind, evaluation in judged.items()}
+        write_json(folder / DETAILS / "pr.json", {"recall": RECALLS, **curves})
         if errors:
             write_json(folder / "boxes.json", boxes)
-            write_json(folder / DETAILS / "lost_ap.json", lost_ap(truth, results, boxes), indent=2)
+            lost = lost_ap(truth, results, boxes if own is None else own)
+            write_json(folder / DETAILS / "lost_ap.json", lost, indent=2)
         else:  # of another evaluation
             for stale in (folder / "boxes.json", folder / DETAILS / "lost_ap.json"):
                 stale.unlink(missing_ok=True)
-        metrics[folder] = score.write(segm, bbox, identity)
+        figures = {kind: evaluation.figures for kind, evaluation in judged.items()}
+        if boundary and boundary_known():
+            figures["boundary"] = boundary_figures(truth, results)
+        metrics[folder] = score.write(figures, identity)
     return metrics
 
 
@@ -147,12 +161,13 @@ def evaluation_identity(source: Cached, holdout: int, indices: Sequence[int]) ->
 
 
 def evaluated(run: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The metrics of a run on these images, None where it has none."""
+    """The metrics of a run on these images, None where it has none, or none of what is installed since."""
     try:
         known = json.loads((run / EVALUATED).read_text())
     except FileNotFoundError:
         return None
-    return known["metrics"] if known["identity"] == dict(identity) else None
+    whole = "boundary" in known["metrics"] or not boundary_known()
+    return known["metrics"] if whole and known["identity"] == dict(identity) else None
 
 
 def images_to_evaluate(source: Cached, holdout: int) -> list[int]:
@@ -170,16 +185,15 @@ def truth_of(source: Cached, indices: Sequence[int]) -> COCO:
     return coco_ground_truth(images, [source.cache.ground_truth(index) for index in indices], source.categories)
 
 
-def per_class(truth: COCO, segm: Evaluation, bbox: Evaluation) -> list[dict[str, Any]]:
-    """One row per category by id: name, objects without crowds, AP, AP50 and AP75 of masks and boxes."""
+def per_class(truth: COCO, found: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    """One row per category by id: name, objects without crowds, and of each kind (`segm`, ...) AP, AP50 and AP75."""
     objects = [one["category_id"] for one in truth.dataset["annotations"] if not one["iscrowd"]]
     return [
         {
             "category_id": category["id"],
             "name": category["name"],
             "objects": objects.count(category["id"]),
-            "segm": segm.classes[category["id"]],
-            "bbox": bbox.classes[category["id"]],
+            **{kind: evaluation.classes[category["id"]] for kind, evaluation in found.items()},
         }
         for category in truth.dataset["categories"]
     ]
@@ -193,41 +207,41 @@ class _Scores:
         self._quality: list[dict[str, Any]] = []
         self._ious: list[float] = []
         contender.folder.mkdir(parents=True, exist_ok=True)
-        self._part = contender.folder / "results.json.part"
-        self._file = self._part.open("w")
-        self._file.write("[")
-        self._any = False
+        self._masks = JsonList(contender.folder / "results.json")
+        self._own: JsonList | None = None
 
     def add(self, found: ImageResults, image_id: int) -> None:
         """The results of the next image.
 
-        Without the detector's boxes: pycocotools would take their areas for those of the masks when it reads the file.
+        Masks without boxes, and the head's own boxes in a file of their own: in one, pycocotools would take the areas
+        of the boxes for those of the masks when it reads the file.
         """
         for result in found.masks:
-            kept = {key: value for key, value in result.items() if key != "bbox"}
-            self._file.write((", " if self._any else "") + json.dumps(kept))
-            self._any = True
+            self._masks.add({key: value for key, value in result.items() if key != "bbox"})
+        if found.own_boxes is not None:
+            self._own = self._own or JsonList(self.contender.folder / OWN_BOXES)
+            for box in found.own_boxes:
+                self._own.add(box)
         self._ious += found.ious
         self._quality.append(found.quality(image_id))
 
     def results(self) -> list[Result]:
-        """All results, read back; closes the file."""
-        self._file.write("]")
-        self._file.close()
+        """All masks; none can be added any more."""
         self._release()  # the figures need memory, the head does not
-        return json.loads(self._part.read_text())
+        return self._masks.read()
 
-    def write(self, segm: Evaluation, bbox: Evaluation, identity: Mapping[str, Any]) -> dict[str, Any]:
+    def own_boxes(self) -> list[Result] | None:
+        """All boxes of the head's own, None where it tells none."""
+        return None if self._own is None else self._own.read()
+
+    def write(self, figures: Mapping[str, Figures], identity: Mapping[str, Any]) -> dict[str, Any]:
         """Put the files of the evaluation into the run; returns its metrics, the content of metrics.json."""
         run, mean = self.contender.folder, round(float(np.mean(self._ious)), 4) if self._ious else None
-        metrics = {
-            "segm": segm.figures,
-            "bbox": bbox.figures,
-            "mask_iou": mean,
-            "matched": len(self._ious),
-            "images": len(self._quality),
-        }
-        self._part.replace(run / "results.json")
+        metrics = {**figures, "mask_iou": mean, "matched": len(self._ious), "images": len(self._quality)}
+        self._masks.keep()
+        (run / OWN_BOXES).unlink(missing_ok=True)  # of another evaluation
+        if self._own is not None:
+            self._own.keep()
         write_json(run / "quality.json", self._quality)
         write_json(run / "metrics.json", metrics, indent=2)
         write_json(run / EVALUATED, {"identity": dict(identity), "metrics": metrics}, indent=2)
@@ -235,8 +249,9 @@ class _Scores:
 
     def discard(self) -> None:
         """Leave nothing of it."""
-        self._file.close()
-        self._part.unlink()
+        self._masks.discard()
+        if self._own is not None:
+            self._own.discard()
         self._release()
 
     def _release(self) -> None:

@@ -20,8 +20,12 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "| *boxes of the frozen detector (bbox)* | " + " | ".join(_figure(first["bbox"][f]) for f in SHOWN) + " | |",
     ]
     for name, metrics in rows.items():
+        if own := metrics.get("own_bbox"):
+            lines.append(f"| *boxes of {name}* | " + " | ".join(_figure(own[f]) for f in SHOWN) + " | |")
         iou = "" if metrics["mask_iou"] is None else f"{metrics['mask_iou']:.3f}"
         lines.append(f"| {name} | " + " | ".join(_figure(metrics["segm"][f]) for f in SHOWN) + f" | {iou} |")
+        if boundary := metrics.get("boundary"):
+            lines.append(f"| {name}, boundary AP | " + " | ".join(_figure(boundary[f]) for f in SHOWN) + " | |")
     return "\n".join(lines) + "\n"
 
 

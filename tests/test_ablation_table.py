@@ -64,6 +64,22 @@ def test_without_multiply_adds_there_is_no_column_of_them() -> None:
     assert "macs" not in csv_text(lines, [])
 
 
+def test_own_boxes_and_boundaries_have_columns_where_a_head_has_them() -> None:
+    lines = [
+        Line(name="a", parameters=1, seeds=(0,), figures={"AP": [5.0]}, beside={"boundary": [3.0]}),
+        Line(name="b", parameters=1, seeds=(0, 1), beside={"own_bbox": [1.0, 3.0], "boundary": [4.0, 4.0]}),
+    ]
+    head, _, boxes, first, second = (cells(line) for line in markdown(lines, [], {"AP": 9.0}, []).splitlines()[:5])
+    rows = [dict(zip(head, row, strict=True)) for row in (boxes, first, second)]
+    assert [row["boundary AP"] for row in rows] == ["", "3.0", "4.0 ± 0.0"]
+    assert [row["own box AP"] for row in rows] == ["", "-", f"2.0 ± {math.sqrt(2):.1f}"]
+    first, second = csv.DictReader(csv_text(lines, []).splitlines())
+    assert (first["own_bbox_AP"], second["own_bbox_AP"]) == ("", "2.0")
+    assert float(second["own_bbox_AP_std"]) == pytest.approx(math.sqrt(2), abs=1e-6)
+    assert "own box" not in markdown(lines[:1], [], None, [])
+    assert "own_bbox" not in csv_text(lines[:1], [])
+
+
 def test_spread_needs_two() -> None:
     assert mean_and_spread([]) == (None, None)
     assert mean_and_spread([3.0]) == (3.0, None)

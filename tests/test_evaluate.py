@@ -14,7 +14,7 @@ from tiny import Tiny, write_tiny
 from featcache import Cache, CacheWriter
 from pipeline import evaluate, evaluation, extract, train
 from pipeline.data.coco import load_coco, read_image
-from pipeline.data.sources import Cached
+from pipeline.data.sources import Batch, Cached
 from pipeline.data.transforms import original_to_view, view_to_original, xywh_to_xyxy
 from pipeline.detectors.registry import build_detector
 from pipeline.errors import PipelineError
@@ -22,6 +22,7 @@ from pipeline.heads.base import Masks
 from pipeline.masks import rle
 from pipeline.masks.coco_eval import FIGURES, coco_figures, coco_ground_truth
 from pipeline.masks.image_results import image_results
+from pipeline.masks.references import box_logits
 from pipeline.masks.results import box_results
 
 DEIMV2 = {"femto": 34.1, "atto": 25.2}
@@ -31,6 +32,22 @@ DEIMV2 = {"femto": 34.1, "atto": 25.2}
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
     return write_tiny(tmp_path / "data")
+
+
+def read_back(tiny: Tiny, file: Path, kind: Any) -> list[float | None]:
+    """The twelve figures that pycocotools gives for a file of results, beside the annotation file."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(tiny.annotations)
+        judge = COCOeval(truth, truth.loadRes(str(file)), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return [None if value < 0 else round(100 * value, 4) for value in judge.stats.tolist()]
+
+
+def never(_run: Path, error: Exception) -> None:
+    """No head may drop out."""
+    raise error
 
 
 def perfect_cache(tiny: Tiny, path: Path, view: str = "orig") -> Path:
@@ -117,14 +134,56 @@ def test_pycocotools_reads_the_results_back_to_the_same_figures(
     cache = perfect_cache(tiny, tmp_path / "perfect") if reference == "oracle" else None
     cache = cache or extract.main(**tiny.arguments, cache=tmp_path / "c")
     metrics = evaluate.main(cache=cache, run=tmp_path / "run", reference=reference)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(tiny.annotations)
-        judge = COCOeval(truth, truth.loadRes(str(tmp_path / "run" / file)), kind)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    expected = [None if value < 0 else round(100 * value, 4) for value in judge.stats.tolist()]
-    assert [metrics[kind][name] for name in FIGURES] == expected
+    assert [metrics[kind][name] for name in FIGURES] == read_back(tiny, tmp_path / "run" / file, kind)
+
+
+def test_boxes_of_the_heads_own_have_an_ap_of_their_own(tiny: Tiny, tmp_path: Path) -> None:
+    """Looser than the detector's, which are perfect, and in another order; all files are read back by pycocotools."""
+    source, run = Cached(perfect_cache(tiny, tmp_path / "perfect")), tmp_path / "run"
+
+    def predict(batch: Batch) -> Masks:
+        boxes, labels = batch.features.boxes[0].flip(0), batch.features.labels[0].flip(0)
+        loose = boxes * torch.tensor([1, 1, 1.3, 1.3])
+        scores = torch.linspace(0.9, 0.5, len(boxes))
+        return Masks(box_logits(boxes), loose, scores, labels, frames=boxes, own_boxes=True)
+
+    indices = evaluation.images_to_evaluate(source, 0)
+    arguments: dict[str, Any] = {"indices": indices, "identity": {}, "drop": never, "errors": True}
+    metrics = evaluation.evaluate_contenders(source, [evaluation.Contender(run, predict)], **arguments)[run]
+    assert metrics["bbox"]["AP50"] == 100
+    assert metrics["own_bbox"]["AP75"] == 0  # 1 / 1.3^2 and a little
+    for kind, iou_type, file in (
+        ("segm", "segm", "results.json"),
+        ("bbox", "bbox", "boxes.json"),
+        ("own_bbox", "bbox", "own_boxes.json"),
+    ):
+        assert [metrics[kind][name] for name in FIGURES] == read_back(tiny, run / file, iou_type), kind
+    rows = json.loads((run / "metrics" / "per_class.json").read_text())
+    assert np.mean([row["own_bbox"]["AP"] for row in rows if row["objects"]]) == pytest.approx(
+        metrics["own_bbox"]["AP"], abs=1e-3
+    )
+    assert np.mean(json.loads((run / "metrics" / "pr.json").read_text())["own_bbox"]["0.50"]) == pytest.approx(
+        metrics["own_bbox"]["AP50"], abs=0.01
+    )
+    again = evaluate.main(cache=tmp_path / "perfect", run=run, reference="box")
+    assert "own_bbox" not in again
+    assert not (run / "own_boxes.json").exists()
+
+
+def test_boundary_ap_is_there_where_its_package_is(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was evaluated without it is evaluated again once it is installed, and not a third time."""
+    cache = perfect_cache(tiny, tmp_path / "perfect")
+    run = train.main(cache=cache, head="baseline", run=tmp_path / "run")
+    source, counted = Cached(cache), []
+    monkeypatch.setattr(evaluation, "boundary_known", lambda: False)
+    arguments: dict[str, Any] = {"holdout": 0, "drop": never}
+    assert "boundary" not in evaluation.evaluate_together(source, [run], **arguments)[run]
+    monkeypatch.setattr(evaluation, "boundary_known", lambda: True)
+    monkeypatch.setattr(evaluation, "boundary_figures", lambda *_: counted.append(1) or dict.fromkeys(FIGURES, 1.0))
+    for _ in range(2):
+        metrics = evaluation.evaluate_together(source, [run], **arguments)[run]
+        assert metrics["boundary"] == dict.fromkeys(FIGURES, 1.0)
+    assert counted == [1]
 
 
 def test_classes_and_curves_average_to_the_figures(tiny: Tiny, tmp_path: Path) -> None:
@@ -159,9 +218,6 @@ def test_one_run_alone_is_one_run_of_many(tiny: Tiny, tmp_path: Path) -> None:
     alone = evaluate.main(cache=cache, run=runs[0])
     evaluate.main(cache=cache, run=runs[1], reference="box")
     files = {file.relative_to(runs[0]): file.read_bytes() for file in runs[0].rglob("*.json")}
-
-    def never(run: Path, error: Exception) -> None:
-        raise error
 
     together = evaluation.evaluate_together(Cached(cache), runs, holdout=0, drop=never)
     assert together[runs[0]] == together[runs[1]] == alone

@@ -98,6 +98,9 @@ class Masks:
     frames: Tensor | None = None
     """What the grids of `mask_logits` span, where that is not their boxes: cxcywh in 0-1 of the view. "n 4" """
 
+    own_boxes: bool = False
+    """Whether the boxes are the head's own, not the frozen detector's: then they have an AP of their own."""
+
     @property
     def grid_boxes(self) -> Tensor:
         """What the grid of each mask spans: where to paste it. cxcywh in 0-1 of the view, "n 4" """

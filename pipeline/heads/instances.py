@@ -34,6 +34,7 @@ def instances(
         scores=scores,
         labels=labels,
         frames=xyxy_to_cxcywh(grid / size).expand(len(kept), 4),
+        own_boxes=True,
     )
 
 

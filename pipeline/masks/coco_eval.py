@@ -87,7 +87,7 @@ def coco_evaluation(truth: COCO, results: Sequence[Result], kind: Kind) -> Evalu
         name: _curve(present[positions[figure]])
         for name, figure in (("mean", "AP"), ("0.50", "AP50"), ("0.75", "AP75"))
     }
-    figures = {name: _percent(float(value)) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
+    figures = {name: percent(float(value)) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
     return Evaluation(figures, classes, curves)
 
 
@@ -97,11 +97,9 @@ def coco_ap(truth: COCO, results: Sequence[Result]) -> float | None:
 
 
 def _evaluated(truth: COCO, results: Sequence[Result], kind: Kind, *, only_ap: bool = False) -> COCOeval:
-    detections = coco_of(
-        {**truth.dataset, "annotations": [_detection(i, r, kind) for i, r in enumerate(results, start=1)]}
-    )
+    found = coco_of({**truth.dataset, "annotations": detections(results, kind)})
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, detections, kind)
+        evaluation = COCOeval(truth, found, kind)
         if only_ap:
             evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
             evaluation.params.maxDets = evaluation.params.maxDets[-1:]
@@ -113,7 +111,7 @@ def _evaluated(truth: COCO, results: Sequence[Result], kind: Kind, *, only_ap: b
 def _mean(precision: NDArray[np.float64]) -> float | None:
     """Of all entries that are: pycocotools marks a class without objects by -1."""
     known = precision[precision > -1]
-    return _percent(float(known.mean())) if known.size else None
+    return percent(float(known.mean())) if known.size else None
 
 
 def _curve(precision: NDArray[np.float64]) -> list[float] | None:
@@ -121,8 +119,14 @@ def _curve(precision: NDArray[np.float64]) -> list[float] | None:
     return [round(100 * float(value), 2) for value in precision.mean(axis=(0, 2))] if precision.size else None
 
 
-def _percent(value: float) -> float | None:
+def percent(value: float) -> float | None:
+    """A share as it is printed; COCO's -1 is None."""
     return None if value < 0 else round(100 * value, 4)
+
+
+def detections(results: Sequence[Result], kind: Kind) -> list[dict[str, Any]]:
+    """The results as annotations, as `loadRes` makes them; `area` is that of what is compared."""
+    return [_detection(number, result, kind) for number, result in enumerate(results, start=1)]
 
 
 def _detection(number: int, result: Result, kind: str) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class ImageResults:
     masks: list[Result]
     """What the head says, with the masks' own scores and `segmentation`: the same detections in the same order, but for
     families that tell themselves which objects there are."""
+    own_boxes: list[Result] | None
+    """The boxes of `masks`, with the same scores, where they are the head's own."""
     ious: list[float]
     """Mask IoU of each matched result of the head with its object, inside the box."""
     objects: int
@@ -50,4 +52,5 @@ def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) ->
     filled = paste(box_logits(matched), matched, image_hw, view)
     ious = [in_box_iou(counts[n], truth.rles[k], box, image_hw) for (n, k), box in zip(pairs, filled, strict=True)]
     objects = len(truth) - int(truth.iscrowd.sum())
-    return ImageResults(detected, mask_results(boxes, masks.scores, counts, image_hw), ious, objects)
+    results = mask_results(boxes, masks.scores, counts, image_hw)
+    return ImageResults(detected, results, boxes if masks.own_boxes else None, ious, objects)

@@ -51,11 +51,9 @@ class Errors:
 def lost_ap(truth: COCO, results: Sequence[Result], boxes: Sequence[Result]) -> dict[str, float | None]:
     """AP of the masks in percent as it is (`AP`), and with each of `KINDS` made perfect.
 
-    results: with `segmentation`. boxes: the detections of these results, in their order, with `bbox`; where they are
-    not, because the head finds objects of its own, the boxes around the masks count. None where no object is left.
+    results: with `segmentation`. boxes: the detections of these results, in their order, with `bbox`. None where no
+    object is left.
     """
-    if [_what(box) for box in boxes] != [_what(result) for result in results]:
-        boxes = [{"bbox": coco_mask.toBbox(result["segmentation"]).tolist()} for result in results]
     errors = find_errors(truth, results, boxes)
     asked = [a for a in truth.dataset["annotations"] if a["id"] not in errors.missed]
     classes = [errors.right_class.get(n, result["category_id"]) for n, result in enumerate(results)]
@@ -69,10 +67,6 @@ def lost_ap(truth: COCO, results: Sequence[Result], boxes: Sequence[Result]) -> 
         "false": coco_ap(truth, true),
         "loose_mask": coco_ap(truth, tight),
     }
-
-
-def _what(result: Result) -> tuple[int, int]:
-    return result["image_id"], result["category_id"]
 
 
 def find_errors(truth: COCO, results: Sequence[Result], boxes: Sequence[Result]) -> Errors:

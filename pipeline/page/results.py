@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..masks.coco_eval import FIGURES
+from ..masks.coco_eval import FIGURES, PER_CLASS
 from . import html
 from .charts import Line, bar_chart, colour, line_chart
 from .html import number
@@ -23,6 +23,8 @@ MEANING = {
     "ARl": "recall, large",
 }
 KINDS = {"missed": "missed boxes", "wrong_class": "wrong classes", "false": "false boxes", "loose_mask": "loose masks"}
+BESIDE = {"own_bbox": "own boxes", "boundary": "boundary"}
+"""Figures that some runs have beside those of masks and of the detector's boxes."""
 CURVES = {"mean": "mean over IoU 0.50–0.95", "0.50": "IoU 0.50", "0.75": "IoU 0.75"}
 EXTREMES = 10
 """Classes in the charts of the best and of the worst."""
@@ -46,6 +48,12 @@ def ap_section(records: Sequence[Record]) -> str:
         bbox = [number(_figures(record, "bbox").get(figure)) for record in boxes]
         rows.append([f"{figure} ({MEANING[figure]})", *segm, *bbox])
     extra = [
+        *(
+            [f"{words} {figure}", *(number(_figures(record, kind).get(figure)) for record in judged)]
+            for kind, words in BESIDE.items()
+            for figure in PER_CLASS
+            if any(_figures(record, kind) for record in judged)
+        ),
         ["IoU in the box", *(number((record.metrics or {}).get("mask_iou"), 3) for record in judged)],
         ["matched detections", *(_count(record, "matched") for record in judged)],
         ["images evaluated", *(_count(record, "images") for record in judged)],
@@ -53,8 +61,9 @@ def ap_section(records: Sequence[Record]) -> str:
     return html.section(
         "AP",
         html.table("Masks, and boxes of the frozen detector, in percent", head, rows),
-        html.table("Beside AP", ["", *(record.name for record in judged)], extra),
-        about="The twelve figures of pycocotools. Masks are scored by their own confidence, boxes by the detector's.",
+        html.table("Beside the AP of masks", ["", *(record.name for record in judged)], extra),
+        about="The twelve figures of pycocotools. Masks, and the boxes that a head tells itself, are scored by "
+        "their own confidence, the detector's boxes by its. Boundary AP asks for the outline too.",
     )
 
 

@@ -59,7 +59,7 @@ class Validation:
         contender = Contender(self.folder / FOLDER, predictor(head))
         with evaluating(head, amp=self.config.amp == "bf16"):
             found = evaluate_contenders(
-                self.source, [contender], self.indices, identity=self.identity, drop=_fail
+                self.source, [contender], self.indices, identity=self.identity, drop=_fail, boundary=False
             )  # fmt: skip
         metrics = found[contender.folder]
         figures = {**metrics["segm"], "mask_iou": metrics["mask_iou"]}

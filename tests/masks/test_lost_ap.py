@@ -100,14 +100,6 @@ def test_a_mask_can_fit_where_the_box_does_not() -> None:
     assert set(errors.masks) == {0}
 
 
-def test_results_that_are_not_the_detections_have_the_boxes_of_their_masks() -> None:
-    """A head may find objects of its own: the detector's box is elsewhere, and there are more or fewer of them."""
-    results, _ = detections((1, LEFT, 0.9, LEFT), (4, RIGHT, 0.8, (60, 0, 40, 26)))
-    _, boxes = detections((1, BELOW, 0.9, BELOW))
-    left = lost_ap(truth((1, LEFT), (4, RIGHT)), results, boxes)
-    assert left == {"AP": 70, "missed": 70, "wrong_class": 70, "false": 70, "loose_mask": 100}
-
-
 def test_crowds_are_no_objects() -> None:
     """They are neither missed nor claimed; what lies on them costs nothing before or after."""
     objects = truth((1, LEFT), (1, RIGHT), crowds=1)
