@@ -54,7 +54,8 @@ def info(path: CachePath, as_json: AsJson = False) -> None:
         fields["codec"] = f"{data['codec']}, 255 steps or fewer within an error of {data['max_error']:.3g}"
     fields["done"] = ", ".join(f"{view} {count}/{data['images']}" for view, count in data["done"].items())
     fields["state"] = _state_words(data)
-    fields |= {"annotations": data["annotations"], "detections": f"{data['detections']} x {data['query_dim']}"}
+    fields |= {"annotations": data["annotations"], **data["further_truth"]}
+    fields |= {"detections": f"{data['detections']} x {data['query_dim']}"}
     if data["bytes"] is not None:
         fields["size"] = f"{human_bytes(data['bytes'])} in {data['files']} files"
     if data["bytes_per_image"] is not None:

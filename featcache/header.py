@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from featcache.errors import CacheError, no_cache_at, unfinished_cache
 from featcache.source import Source, open_source
 from featcache.spec import CacheSpec, check_format_version
+from featcache.truth import group_of
 
 _OURS = "featcache"
 
@@ -31,6 +32,10 @@ class Header:
     images: int
     annotations: int
     source: Source
+
+    def further_truth(self) -> dict[str, int]:
+        """Rows of each ground truth that there is beside the annotations, by name."""
+        return {name: int(self.array(f"{group_of(name)}/id")["shape"][0]) for name in self.spec.further_truth}
 
     def done(self, view: str) -> int:
         """Images of a view that are extracted."""

@@ -127,7 +127,11 @@ def run(plan: Plan, *, threads: int = 2) -> Path:
     partial = plan.target.with_name(plan.target.name + ".partial")
     images = [plan.first.images[i] for i in plan.images]
     truths = [plan.first.ground_truth(i) for i in plan.images]
-    with CacheWriter(partial, plan.spec, images, truths, shard=plan.shard) as writer:
+    further = {
+        name: lambda name=name: [plan.first.ground_truth(i, name) for i in plan.images]
+        for name in plan.spec.further_truth
+    }
+    with CacheWriter(partial, plan.spec, images, truths, further_truth=further, shard=plan.shard) as writer:
         pending = {view: set(writer.pending(view)) for view in plan.spec.views}
         todo = [pair for pair in plan.pairs if pair.index in pending[pair.view]]
         levels = [level.name for level in plan.spec.levels]

@@ -70,6 +70,7 @@ class Cache:
         self.images: list[ImageInfo] = store.read_image_table(self._group)
         self._arrays: dict[str, ViewFiles] = {}
         self._done: dict[str, NDArray[np.bool_]] = {}
+        self._truths: dict[str | None, list[GroundTruth]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -128,9 +129,17 @@ class Cache:
         tokens = self._read_bands(index, view, level, bands)[top * w - bands.start * step : y1 * w - bands.start * step]
         return self._decode_map(level, tokens.reshape(y1 - top, w, -1), rows, bool(files.delta))[:, y0 - top :]
 
-    def ground_truth(self, index: int) -> GroundTruth:
-        """Annotations of image `index`, in the frame of the original image."""
-        return self._ground_truth[index]
+    def ground_truth(self, index: int, name: str | None = None) -> GroundTruth:
+        """Annotations of image `index`, in the frame of the original image.
+
+        With a name of `spec.further_truth`, that ground truth; raises CacheError where the cache has none of that name.
+        """
+        if name not in self._truths:
+            if name is not None and name not in self.spec.further_truth:
+                known = ", ".join(self.spec.further_truth) or "none"
+                raise CacheError(f"no ground truth {name!r} in cache {self.path}", f"further ground truth: {known}")
+            self._truths[name] = store.read_ground_truth(self._group, name)
+        return self._truths[name][index]
 
     def read(self, index: int, view: str, levels: Sequence[str] | None = None, out: Buffers | None = None) -> Record:
         """Stored values of one image, checked against their checksums; maps go into `out` where given."""
@@ -227,11 +236,15 @@ class Cache:
         found = store.array_problems(self._group, self.spec, len(self))
         if self.stored_fingerprint != self.spec.fingerprint:
             found.append(f"fingerprint {self.stored_fingerprint} is not that of the spec, {self.spec.fingerprint}")
-        try:
-            if len(self._ground_truth) != len(self):
-                found.append(f"ground truth of {len(self._ground_truth)} images, {len(self)} images")
-        except (KeyError, ValueError, RuntimeError) as error:
-            found.append(f"ground truth does not read: {error}")
+        for name in (None, *self.spec.further_truth):
+            what = "ground truth" if name is None else f"ground truth {name!r}"
+            try:
+                images = len(store.read_ground_truth(self._group, name))
+            except (KeyError, ValueError, RuntimeError) as error:
+                found.append(f"{what} does not read: {error}")
+            else:
+                if images != len(self):
+                    found.append(f"{what} of {images} images, {len(self)} images")
         return found
 
     def has_file(self, key: str) -> bool:
@@ -276,10 +289,6 @@ class Cache:
     @cached_property
     def _index_by_id(self) -> dict[int, int]:
         return {image.id: index for index, image in enumerate(self.images)}
-
-    @cached_property
-    def _ground_truth(self) -> list[GroundTruth]:
-        return store.read_ground_truth(self._group)
 
 
 def _moved(values: NDArray[Any], device: torch.device | str) -> Tensor:

@@ -73,6 +73,7 @@ class CacheSpec:
 
     `source` says what made the features (detector, weights hash, configuration, transform), `dataset` which images and
     annotations. Both are in the fingerprint; `recipe` (command, categories, library versions, folders) is not.
+    `further_truth` names what ground truth there is beside the annotations, such as "panoptic".
     `max_error` is for codec uint8, 0 stores every channel in 255 steps; with other codecs it is always 0.
     """
 
@@ -85,12 +86,14 @@ class CacheSpec:
     source: dict[str, Any] = field(default_factory=dict[str, Any])
     dataset: dict[str, Any] = field(default_factory=dict[str, Any])
     recipe: dict[str, Any] = field(default_factory=dict[str, Any])
+    further_truth: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("source", "dataset", "recipe"):  # as they will be read back: tuples become lists
             object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name))))
         object.__setattr__(self, "levels", tuple(self.levels))
         object.__setattr__(self, "views", tuple(self.views))
+        object.__setattr__(self, "further_truth", tuple(self.further_truth))
         if self.codec not in CODECS:
             raise CacheError(f"codec {self.codec!r} is not known", f"choose one of {', '.join(CODECS)}")
         if not 0 <= self.max_error < 1:
@@ -102,6 +105,9 @@ class CacheSpec:
         for view in self.views:
             if view.startswith(".") or not view.translate(str.maketrans("", "", "_-.")).isalnum():
                 raise CacheError(f"view name {view!r} must be letters, digits, '-', '_' and, not first, '.'")
+        for name in self.further_truth:
+            if not name.replace("_", "").isalnum() or self.further_truth.count(name) > 1:
+                raise CacheError(f"name {name!r} of a ground truth must be letters, digits, '_', and given once")
 
     def level(self, name: str) -> LevelSpec:
         """The level of that name; raises CacheError naming those there are."""
@@ -158,6 +164,8 @@ class CacheSpec:
                     del level[name]
         if not self.max_error:  # called as it was before there was a choice
             del data["max_error"]
+        if not self.further_truth:
+            del data["further_truth"]
         return data
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +35,7 @@ from featcache.source import is_url, unreachable
 from featcache.spec import FORMAT_VERSION, CacheSpec, GroundTruth, ImageInfo, LevelSpec
 
 _KEYS = {"name": "default", "configuration": {"separator": "."}}
-TOP_NAMES = ("zarr.json", "images", truth.GROUP, "views")
+TOP_NAMES = ("zarr.json", "images", truth.GROUP, truth.FURTHER, "views")
 """What `create` puts into the directory of a cache."""
 _FLAT_CHUNK_BYTES = 16 << 20
 
@@ -58,12 +58,21 @@ class _RemoteStore(zarr.storage.FsspecStore):
 
 
 def create(
-    root: Path, spec: CacheSpec, images: Sequence[ImageInfo], ground_truth: Sequence[GroundTruth], shard: int
+    root: Path,
+    spec: CacheSpec,
+    images: Sequence[ImageInfo],
+    truths: Mapping[str | None, Sequence[GroundTruth]],
+    shard: int,
 ) -> None:
-    """Write every array of a new cache under `root`; the root attributes, written last, make it a cache."""
+    """Write every array of a new cache under `root`; the root attributes, written last, make it a cache.
+
+    truths: the annotations of each image under None, further ground truths under their names.
+    """
     group = cast(Any, zarr).open_group(zarr.storage.LocalStore(root), mode="a", zarr_format=3)
-    for name, values in _flat_arrays(images, ground_truth).items():
-        _write_flat(group, name, values)
+    tables = {"images": _image_table(images), **{truth.group_of(name): truth.to_table(truths[name]) for name in truths}}
+    for path, table in tables.items():
+        for name, values in table.items():
+            _write_flat(group, f"{path}/{name}", values)
     for view in spec.views:
         for row in (*row_arrays(spec).values(), CHECKSUM_ROW, DONE_ROW):
             _create_rows(group, f"{view_path(view)}/{row.name}", row, len(images))
@@ -204,24 +213,20 @@ def read_image_table(group: zarr.Group) -> list[ImageInfo]:
     ]
 
 
-def read_ground_truth(group: zarr.Group) -> list[GroundTruth]:
-    """Annotations of all images, in index order."""
-    return truth.from_table(lambda name: read_array(group, f"{truth.GROUP}/{name}"))
+def read_ground_truth(group: zarr.Group, name: str | None = None) -> list[GroundTruth]:
+    """Annotations of all images, in index order; with a name, that further ground truth."""
+    return truth.from_table(lambda array: read_array(group, f"{truth.group_of(name)}/{array}"))
 
 
 def _image_table(images: Sequence[ImageInfo]) -> dict[str, NDArray[Any]]:
     names = [image.file_name.encode() for image in images]
     return {
-        "images/id": np.array([image.id for image in images], "<i8"),
-        "images/height": np.array([image.height for image in images], "<i4"),
-        "images/width": np.array([image.width for image in images], "<i4"),
-        "images/name_end": np.cumsum([len(name) for name in names], dtype="<i8"),
-        "images/name_bytes": np.frombuffer(b"".join(names), np.uint8),
+        "id": np.array([image.id for image in images], "<i8"),
+        "height": np.array([image.height for image in images], "<i4"),
+        "width": np.array([image.width for image in images], "<i4"),
+        "name_end": np.cumsum([len(name) for name in names], dtype="<i8"),
+        "name_bytes": np.frombuffer(b"".join(names), np.uint8),
     }
-
-
-def _flat_arrays(images: Sequence[ImageInfo], truths: Sequence[GroundTruth]) -> dict[str, NDArray[Any]]:
-    return _image_table(images) | {f"{truth.GROUP}/{name}": values for name, values in truth.to_table(truths).items()}
 
 
 def _write_flat(group: zarr.Group, name: str, values: NDArray[Any]) -> None:

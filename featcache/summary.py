@@ -58,6 +58,7 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
         "images_per_second": speed,
         "eta_seconds": (wanted - pairs) / speed if speed else None,
         "annotations": header.annotations,
+        "further_truth": header.further_truth(),
         "detections": spec.detections,
         "query_dim": spec.query_dim,
         "levels": [_level(header, level, usage, raw) for level in spec.levels],

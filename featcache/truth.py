@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 from featcache.spec import GroundTruth
 
 GROUP = "ground_truth"
+FURTHER = "further_truth"
+"""Group of the ground truths that have names, each a group of the same arrays."""
+
+
+def group_of(name: str | None) -> str:
+    """Where the ground truth of that name stands; None for the annotations."""
+    return GROUP if name is None else f"{FURTHER}/{name}"
 
 
 def to_table(truths: Sequence[GroundTruth]) -> dict[str, NDArray[Any]]:

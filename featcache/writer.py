@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from types import TracebackType
@@ -38,7 +38,8 @@ class CacheWriter:
 
     `put` quantises on the device that made the features and hands the bytes to `threads` writer threads through a queue
     of at most `queue` images, so memory stays bounded however slow the disk is. `shard` images share a file, by default
-    just enough of them to keep the cache below 100,000 files. Raises MismatchError for a cache of another fingerprint
+    just enough of them to keep the cache below 100,000 files. `further_truth` gives each of the spec's by name, one for
+    each image; it is asked only where the cache is new. Raises MismatchError for a cache of another fingerprint
     and LockedError while another writer lives.
     """
 
@@ -49,6 +50,7 @@ class CacheWriter:
         images: Sequence[ImageInfo],
         ground_truth: Sequence[GroundTruth],
         *,
+        further_truth: Mapping[str, Callable[[], Sequence[GroundTruth]]] | None = None,
         shard: int | None = None,
         threads: int = 2,
         queue: int = 8,
@@ -62,7 +64,7 @@ class CacheWriter:
             _refuse_foreign(self.path)
             self._lock = WriterLock(self.path)
             try:
-                shard = self._create_or_resume(ground_truth, shard)
+                shard = self._create_or_resume(ground_truth, further_truth or {}, shard)
                 group = store.open_group(self.path)
                 self._views: dict[str, ViewFiles] = {
                     view: store.open_view(group, self.spec, view) for view in self.spec.views
@@ -196,12 +198,21 @@ class CacheWriter:
             self._threads = []
             self._lock.release()
 
-    def _create_or_resume(self, ground_truth: Sequence[GroundTruth], shard: int | None) -> int:
+    def _create_or_resume(
+        self,
+        ground_truth: Sequence[GroundTruth],
+        further_truth: Mapping[str, Callable[[], Sequence[GroundTruth]]],
+        shard: int | None,
+    ) -> int:
         header = store.read_header(store.open_group(self.path)) if (self.path / "zarr.json").exists() else None
         if header is None:  # new, or its creation was killed
             clear_directory(self.path, keep=LOCK_NAME)
             shard = shard or images_per_file(self.spec, len(self.images))
-            store.create(self.path, self.spec, self.images, ground_truth, shard)
+            truths: dict[str | None, Sequence[GroundTruth]] = {None: ground_truth}
+            for name in self.spec.further_truth:
+                truths[name] = further_truth[name]()
+                _check_tables(self.images, truths[name], None)
+            store.create(self.path, self.spec, self.images, truths, shard)
             return shard
         check_format_version(header["format_version"], str(self.path))
         stored = CacheSpec.from_json(header["spec"])

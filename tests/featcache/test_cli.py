@@ -70,7 +70,8 @@ def test_info(run: Callable[..., Any], make_cache: Maker) -> None:
     assert list(data) == [
         *("path", "format_version", "fingerprint", "source_fingerprint", "codec", "max_error", "shard"),
         *("images", "done"),
-        *("complete", "writer", "images_per_second", "eta_seconds", "annotations", "detections", "query_dim"),
+        *("complete", "writer", "images_per_second", "eta_seconds", "annotations", "further_truth"),
+        *("detections", "query_dim"),
         *("levels", "bytes", "files", "bytes_per_image", "raw_fp16_bytes", "ratio", "source", "dataset", "recipe"),
     ]
     assert (data["done"], data["complete"], data["annotations"]) == ({"orig": 2}, False, 3)
