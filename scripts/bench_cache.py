@@ -28,16 +28,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_errors import codec_errors, open_writer, put
 from bench_maps import LEVELS, Maps, cached_maps, resnet_maps, synthetic_maps
 from bench_peers import PEERS, Arrays
-from torchvision.ops import roi_align
 
-from featcache import Cache, CacheSpec, CacheWriter, GroundTruth, ImageInfo, LevelSpec, Loader
+from featcache import Cache, LevelSpec, Loader
 from featcache.disk import disk_usage, human_bytes
 from featcache.output import print_table
 
 COCO_TRAIN = 118_287
-NO_TRUTH = GroundTruth(*(np.zeros(0, np.int64),) * 2, np.zeros((0, 4)), np.zeros(0), np.zeros(0, bool), [])
 
 
 def main() -> None:
@@ -139,15 +138,15 @@ def write_ours(
     path: Path, levels: tuple[LevelSpec, ...], features: list[Maps], codec: Any
 ) -> tuple[Cache, float, float]:
     """A cache of the features; seconds to store what is quantised already, milliseconds of quantising one image."""
-    with _writer(path.with_name(path.name + "-first"), levels, len(features), codec) as writer:
+    with open_writer(path.with_name(path.name + "-first"), levels, len(features), codec) as writer:
         started = time.perf_counter()
         for index, maps in enumerate(features):
-            _put(writer, index, maps)
+            put(writer, index, maps)
         writer.flush()
         whole = time.perf_counter() - started
     first = Cache(writer.path)
     records = [first.read(i, "orig") for i in range(len(features))]
-    with _writer(path, levels, len(features), codec) as writer:
+    with open_writer(path, levels, len(features), codec) as writer:
         for level in levels:
             writer.set_delta("orig", level.name, bool(first.files("orig").maps[level.name].delta))
         started = time.perf_counter()
@@ -156,38 +155,6 @@ def write_ours(
         writer.flush()
         seconds = time.perf_counter() - started
     return Cache(path), seconds, max(0.0, whole - seconds) / len(features) * 1e3
-
-
-def codec_errors(folder: Path, levels: tuple[LevelSpec, ...], features: list[Maps]) -> list[dict[str, Any]]:
-    """Relative L2 error per codec and level over all images: of the values, and of 14 x 14 RoI samples of them."""
-    rows: list[dict[str, Any]] = []
-    corners = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * 0.6
-    boxes = torch.cat(
-        [corners, corners + 0.05 + 0.35 * torch.rand(40, 2, generator=torch.Generator().manual_seed(1))], 1
-    )
-    for codec in ("uint8", "fp16"):
-        path = folder / codec
-        with _writer(path, levels, len(features), codec) as writer:
-            for index, maps in enumerate(features):
-                _put(writer, index, maps)
-        cache = Cache(path)
-        for level in levels:
-            pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
-            sampled: list[tuple[torch.Tensor, torch.Tensor]] = []
-            for index, maps in enumerate(features):
-                true, stored = maps[level.name], cache.entry(index, levels=[level.name]).maps[level.name].contiguous()
-                rois = [boxes * torch.tensor([true.shape[2], true.shape[1]] * 2)]
-                pairs.append((true, stored))
-                sampled.append((_pooled(true, rois), _pooled(stored, rois)))
-            rows.append(
-                {
-                    "values": codec,
-                    "level": level.name,
-                    "error": f"{_relative(pairs):.3%}",
-                    "RoI error": f"{_relative(sampled):.3%}",
-                }
-            )
-    return rows
 
 
 def machine_limits(folder: Path) -> dict[str, float]:
@@ -231,26 +198,12 @@ def projection(ours: dict[str, Any], levels: tuple[LevelSpec, ...], disk_gb_s: f
     }
 
 
-def _writer(path: Path, levels: tuple[LevelSpec, ...], images: int, codec: Any) -> CacheWriter:
-    spec = CacheSpec(levels, detections=1, query_dim=1, codec=codec, source={"name": "benchmark"})
-    table = [ImageInfo(i, 800, 1216, f"{i}.jpg") for i in range(images)]
-    return CacheWriter(path, spec, table, [NO_TRUTH] * images, threads=1)
-
-
-def _put(writer: CacheWriter, index: int, maps: Maps) -> None:
-    one = torch.zeros(1, dtype=torch.int64)
-    writer.put(
-        index, "orig", maps=maps, queries=one[None].float(), boxes=torch.zeros(1, 4), scores=one.float(), labels=one,
-        input_hw=(800, 1216),
-    )  # fmt: skip
-
-
 def _write_many(path: Path, count: int, peak: Any) -> None:
     torch.set_num_threads(1)
     levels = (LevelSpec("c1", 4, 64, (104, 104)),)
-    with _writer(path, levels, count, "uint8") as writer:
+    with open_writer(path, levels, count, "uint8") as writer:
         for index in range(count):
-            _put(writer, index, {"c1": torch.randn(64, 104, 104)})
+            put(writer, index, {"c1": torch.randn(64, 104, 104)})
     peak.value = _peak()
 
 
@@ -291,16 +244,6 @@ def _flush(folder: Path) -> None:
         if path.is_file():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-
-
-def _pooled(values: torch.Tensor, rois: list[torch.Tensor]) -> torch.Tensor:
-    return roi_align(values.contiguous()[None], rois, 14, aligned=True)
-
-
-def _relative(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """L2 norm of all differences by that of all true values."""
-    error = sum(float((true - other).square().sum()) for true, other in pairs)
-    return (error / sum(float(true.square().sum()) for true, _ in pairs)) ** 0.5
 
 
 def _seconds(call: Callable[[], object]) -> float:
