@@ -107,8 +107,9 @@ format: $(READY)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY)  ## write docs/cli.md, the help of every command
+docs: $(READY)  ## write docs/cli.md and the tables of settings in docs/
 	@$(BIN)/python scripts/help_pages.py
+	@$(BIN)/python scripts/field_tables.py
 
 clean:  ## remove what demo, extract and train made here
 	rm -rf demo walkthrough shapes caches runs ablations out

@@ -1,0 +1,57 @@
+"""What the native detectors cost an image: multiply-adds, and the maps that a cache keeps of it. No weights needed.
+
+python scripts/detector_costs.py [--ratio 0.393]        a Markdown table, about a minute and a gigabyte of memory
+"""
+
+import argparse
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.config import from_table
+from pipeline.describe import detector_inputs
+from pipeline.detectors.listing import list_detectors
+from pipeline.detectors.native import NativeConfig, build_network
+from pipeline.detectors.registry import CARD, detector_table
+
+INPUT_HW = (800, 1216)
+"""The input that sizes are told of; COCO's mean is 800 x 1136."""
+COCO_TRAIN = 118_287
+
+
+def raw_megabytes(name: str, levels: tuple[str, ...]) -> float:
+    """All stored maps of one image in half precision."""
+    widths = detector_inputs(name).widths
+    cells = {level: -(-INPUT_HW[0] // s) * -(-INPUT_HW[1] // s) for level, s in widths.strides.items()}
+    return sum(2 * cells[level] * widths.channels[level] for level in levels) / 1e6
+
+
+def multiply_adds(name: str) -> float:
+    """Of matrix products and convolutions, in billions: the network runs on an image that has a size and no values."""
+    table, file = detector_table(name)
+    config = from_table(NativeConfig, {key: value for key, value in table.items() if key not in CARD}, str(file))
+    network = build_network(config).eval().requires_grad_(False)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, *INPUT_HW), torch.zeros(1, *INPUT_HW, dtype=torch.bool))
+    return counter.get_total_flops() / 2e9
+
+
+def main() -> None:
+    """Print a line for each detector of kind "hdetr" or "dino" that comes without weights."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--ratio", type=float, default=0.393, help="Bytes of the cache over raw fp16.")
+    options = parser.parse_args()
+    print(
+        "| detector | multiply-adds (G) | raw fp16 (MB) | in the cache (MB) | COCO train (TB) |\n|---|---|---|---|---|"
+    )
+    for card in list_detectors():
+        if card.kind in ("hdetr", "dino") and not card.embedded:
+            raw = raw_megabytes(card.name, card.levels)
+            kept = options.ratio * raw
+            row = f"{multiply_adds(card.name):.0f} | {raw:.1f} | {kept:.1f} | {kept * COCO_TRAIN / 1e6:.2f}"
+            print(f"| `{card.name}` | {row} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
