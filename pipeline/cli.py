@@ -11,6 +11,7 @@ from featcache.output import print_json, print_table
 from . import cli_about, cli_results
 from .cli_errors import ErrorGroup
 from .data.views import KNOWN as KNOWN_VIEWS
+from .errors import UsageError
 from .options import CacheDir, Detector, Device, RunDir, Weights, pairs, seed
 
 app = typer.Typer(
@@ -159,27 +160,37 @@ def evaluate(
     best: Annotated[
         bool, typer.Option("--best", help="The best weights of a training with evaluate_every=N, not the last.")
     ] = False,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="AP after each layer of the decoder too, of heads that have one.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The content of RUN/metrics.json.")] = False,
 ) -> None:
     """Cache and run -> COCO AP of boxes and masks, and where AP is lost.
 
-    Opens nothing else; writes RUN/metrics.json, results.json and boxes.json (which pycocotools reads), quality.json
-    (each image), and in RUN/metrics AP per class, precision over recall and lost AP.
+    Opens nothing else; writes RUN/metrics.json, results.json and boxes.json (which pycocotools reads; own_boxes.json
+    too for heads that tell their own), quality.json (each image), and in RUN/metrics AP per class, precision over
+    recall and lost AP, with --per-layer layers.json. Boundary AP where faster-coco-eval is installed.
 
     python -m pipeline evaluate --cache val --run runs/first
     """
     from . import evaluate as stage
+    from . import layer_ap
 
+    if per_layer and (reference or force or best):
+        raise UsageError("--per-layer goes with --cache, --run, --holdout and --device alone")
     metrics = stage.main(
         cache=cache, run=run, device=device, reference=reference, holdout=holdout, force=force, best=best
     )
+    layers = layer_ap.main(cache=cache, run=run, holdout=holdout, device=device) if per_layer else []
     if as_json:
-        print_json(metrics)
+        print_json({**metrics, **({"layers": layers} if per_layer else {})})
         return
     print(_table(metrics))
     print(stage.lost_in_words(run))
     if per_class:
         print_table(stage.class_table(run))
+    if per_layer:
+        print_table(layer_ap.table(layers))
 
 
 @app.command()

@@ -59,19 +59,19 @@ class Contender:
 
 
 def predictor(head: MaskHead) -> Predict:
-    """The masks of a head; raises PipelineError with the image id where they are not numbers, as after a training
+    """The masks of a head, `finite`."""
+    return lambda batch: finite(head.predict(batch.features, batch.counts)[0], batch)
+
+
+def finite(masks: Masks, batch: Batch) -> Masks:
+    """The masks as they are; raises PipelineError with the image id where they are not numbers, as after a training
     that ran away in its last step."""
-
-    def predict(batch: Batch) -> Masks:
-        masks = head.predict(batch.features, batch.counts)[0]
-        if not masks.scores.isfinite().all() or masks.mask_logits.isnan().any():
-            raise PipelineError(
-                f"the masks of image {batch.infos[0].id} are not numbers: the head's weights or its input are not",
-                "train again with a lower lr; `evaluate --best` where the training was evaluated on the way",
-            )
-        return masks
-
-    return predict
+    if not masks.scores.isfinite().all() or masks.mask_logits.isnan().any():
+        raise PipelineError(
+            f"the masks of image {batch.infos[0].id} are not numbers: the head's weights or its input are not",
+            "train again with a lower lr; `evaluate --best` where the training was evaluated on the way",
+        )
+    return masks
 
 
 def evaluate_together(source: Cached, runs: Sequence[Path], *, holdout: int, drop: Drop) -> dict[Path, dict[str, Any]]:

@@ -166,6 +166,11 @@ class MaskHead(nn.Module, ABC):
             found.append(Masks(mask_logits=logits[image], boxes=boxes[image], scores=scores, labels=labels))
         return found
 
+    def predict_layers(self, features: Features, counts: list[int] | None = None) -> list[list[Masks]]:
+        """As `predict` says it after each layer of the decoder, before the first too: [layer][image], the last is the
+        result. Of a family that says it once: just that."""
+        return [self.predict(features, counts)]
+
 
 def pool_without_padding(
     pool: Callable[[Features, list[Tensor]], Tensor], features: Features, boxes: list[Tensor]

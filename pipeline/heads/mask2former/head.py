@@ -94,11 +94,22 @@ class Mask2Former(MaskHead):
     @torch.inference_mode()
     def predict(self, features: Features, counts: list[int] | None = None) -> list[Masks]:
         """See `MaskHead.predict`. Boxes, scores and labels are the head's own, best score first."""
+        return self._instances(self._layers(features, counts)[-1], features)
+
+    @torch.inference_mode()
+    def predict_layers(self, features: Features, counts: list[int] | None = None) -> list[list[Masks]]:
+        """See `MaskHead.predict_layers`."""
+        return [self._instances(layer, features) for layer in self._layers(features, counts)]
+
+    def _layers(self, features: Features, counts: list[int] | None) -> list[list[Prediction]]:
         boxes, queries = _detections(features, counts)
         with torch.autocast(features.boxes.device.type, torch.bfloat16, enabled=self.amp):
-            final = self(features, boxes, queries)[-1]
+            return self(features, boxes, queries)
+
+    def _instances(self, predictions: Sequence[Prediction], features: Features) -> list[Masks]:
+        """Of each image."""
         found: list[Masks] = []
-        for prediction, (h, w) in zip(final, features.input_hw.tolist(), strict=True):
+        for prediction, (h, w) in zip(predictions, features.input_hw.tolist(), strict=True):
             stride = self.strides["c1"]
             probs = prediction.class_logits.float().softmax(-1)[:, :-1]  # without "no object"
             view = (h / stride, w / stride)

@@ -68,13 +68,7 @@ class MaskDino(MaskHead):
 
         boxes and queries of the detector are of no matter.
         """
-        found: dict[int, LayerPrediction] = {}
-        for rows, group in images_of_one_size(features):
-            final = self.look(group).layers[-1]
-            assert final.mask_logits is not None
-            each = zip(final.class_logits, final.boxes, final.mask_logits, strict=True)
-            found |= {row: LayerPrediction(*one) for row, one in zip(rows, each, strict=True)}
-        return [found[row] for row in range(len(found))]
+        return self._layers(features)[-1]
 
     def look(self, features: Features, denoising: Denoising | None = None, *, every_mask: bool = False) -> Predictions:
         """Everything that is said of images of one size, which have no padding.
@@ -144,10 +138,31 @@ class MaskDino(MaskHead):
         """See `MaskHead.predict`. Boxes, scores and labels are the head's own, best score first."""
         with torch.autocast(features.boxes.device.type, torch.bfloat16, enabled=self.amp):
             final = self(features, list(features.boxes), list(features.queries))
+        return self._instances(final, features)
+
+    @torch.inference_mode()
+    def predict_layers(self, features: Features, counts: list[int] | None = None) -> list[list[Masks]]:
+        """See `MaskHead.predict_layers`."""
+        with torch.autocast(features.boxes.device.type, torch.bfloat16, enabled=self.amp):
+            layers = self._layers(features, every_mask=True)
+        return [self._instances(layer, features) for layer in layers]
+
+    def _layers(self, features: Features, *, every_mask: bool = False) -> list[list[LayerPrediction]]:
+        """[layer][image], no axis for the batch; without `every_mask` the last alone."""
+        found: dict[int, list[LayerPrediction]] = {}
+        for rows, group in images_of_one_size(features):
+            layers = self.look(group, every_mask=every_mask).layers
+            for place, row in enumerate(rows):
+                found[row] = [_of_image(layer, place) for layer in (layers if every_mask else layers[-1:])]
+        return [[found[row][layer] for row in range(len(found))] for layer in range(len(found[0]))]
+
+    def _instances(self, predictions: Sequence[LayerPrediction], features: Features) -> list[Masks]:
+        """Of each image."""
         found: list[Masks] = []
-        for one, (h, w) in zip(final, features.input_hw.tolist(), strict=True):
+        for one, (h, w) in zip(predictions, features.input_hw.tolist(), strict=True):
             stride = self.strides["c1"]
             probs, view = one.class_logits.float().sigmoid(), (h / stride, w / stride)
+            assert one.mask_logits is not None
             found.append(instances(probs, one.mask_logits, view, self.config.detections, one.boxes))
         return found
 
@@ -161,6 +176,12 @@ class MaskDino(MaskHead):
             positions=torch.cat(positions, dim=1),
             pyramid=Pyramid.of_masks(whole),
         )
+
+
+def _of_image(layer: LayerPrediction, place: int) -> LayerPrediction:
+    """Without the axis of the batch."""
+    assert layer.mask_logits is not None
+    return LayerPrediction(layer.class_logits[place], layer.boxes[place], layer.mask_logits[place])
 
 
 def _part(prediction: LayerPrediction, start: int, end: int | None) -> LayerPrediction:
