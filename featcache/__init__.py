@@ -10,10 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from featcache.entry import Entry, Wanted
     from featcache.errors import CacheError
     from featcache.loader import Loader
     from featcache.moments import Moments
-    from featcache.reader import Cache, Entry
+    from featcache.reader import Cache
     from featcache.spec import FORMAT_VERSION, CacheSpec, GroundTruth, ImageInfo, LevelSpec
     from featcache.writer import CacheWriter
 
@@ -22,13 +23,14 @@ _HOMES = {
     "Loader": "loader",
     "Moments": "moments",
     "Cache": "reader",
-    "Entry": "reader",
+    "Entry": "entry",
     "FORMAT_VERSION": "spec",
     "CacheSpec": "spec",
     "GroundTruth": "spec",
     "ImageInfo": "spec",
     "LevelSpec": "spec",
     "CacheWriter": "writer",
+    "Wanted": "entry",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "LevelSpec",
     "Loader",
     "Moments",
+    "Wanted",
 ]
 
 

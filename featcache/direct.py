@@ -6,6 +6,7 @@ else goes through zarr-python.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,23 +18,24 @@ from featcache.layout import MapFiles
 from featcache.source import Source
 
 
-def read_bands(source: Source, files: MapFiles, index: int, bands: range, out: NDArray[Any]) -> None:
-    """Read the tokens of some bands of image `index` into `out`, "tokens channels"; raises DamagedError.
+def read_bands(
+    source: Source, files: MapFiles, index: int, bands: Sequence[int], parts: Sequence[NDArray[Any]]
+) -> None:
+    """Read the tokens of some bands of image `index` into parts of a map, "tokens channels"; raises DamagedError.
 
-    The last band may reach beyond `out`, which ends with the map.
+    The last band of a map may reach beyond its part, which ends with the map.
     """
     step = files.level.band_tokens
-    for start, data in zip(range(0, len(out), step), read_chunks(source, files, index, bands), strict=True):
-        part = out[start : start + step]
+    for part, data in zip(parts, read_chunks(source, files, index, bands), strict=True):
         if len(part) == step:
             decode_chunk(data, part, compress=files.compress)
         else:
-            whole = np.empty((step, out.shape[1]), out.dtype)
+            whole = np.empty((step, part.shape[1]), part.dtype)
             decode_chunk(data, whole, compress=files.compress)
             part[...] = whole[: len(part)]
 
 
-def read_chunks(source: Source, files: MapFiles, index: int, bands: range) -> list[bytes]:
+def read_chunks(source: Source, files: MapFiles, index: int, bands: Sequence[int]) -> list[bytes]:
     """Stored bytes of some bands of image `index`; raises DamagedError where they are missing."""
     shard, place = divmod(index, files.shard)
     key = files.key(shard)
@@ -42,7 +44,7 @@ def read_chunks(source: Source, files: MapFiles, index: int, bands: range) -> li
             return [source.read(key)]
         table = read_index(source.read(key, -index_bytes(files.places)))
         first = place * files.level.bands
-        spans = [span for span in table[first + bands.start : first + bands.stop] if span is not None]
+        spans = [span for span in (table[first + band] for band in bands) if span is not None]
         if len(spans) < len(bands):
             raise DamagedError(f"{key} does not hold it")
         return [data or b"" for data in source.read_ranges([(key, *span) for span in spans])]

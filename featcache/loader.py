@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from featcache.codecs import STORED_DTYPE
+from featcache.entry import Entry, Wanted
 from featcache.errors import CacheError, NotDoneError
-from featcache.reader import Cache, Entry
+from featcache.reader import Cache
 from featcache.record import Record
 
 Pair = tuple[int, str]
@@ -39,6 +40,8 @@ class Loader:
     The order is a permutation by (seed, epoch); the epoch grows by one with each pass. `state_dict` after a batch and
     `load_state_dict` before a pass continue with the batch that would have come next. Only done images are given;
     an image asked for in `indices` that is not done raises NotDoneError.
+
+    wanted: of levels in bands, read only those that hold these rows (`Cache.read`); it is called in the threads.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Loader:
         threads: int = 2,
         depth: int = 2,
         drop_last: bool = False,
+        wanted: Wanted | None = None,
     ) -> None:
         if min(batch_size, threads, depth) < 1:
             raise CacheError("batch_size, threads and depth must be at least 1")
@@ -68,6 +72,7 @@ class Loader:
         self.position = 0  # pairs of this epoch already given
         self.pairs = _done_pairs(cache, views or cache.views, indices)
         self._drop_last = drop_last
+        self._wanted = wanted
         self._threads = threads
         self._depth = depth
 
@@ -144,7 +149,8 @@ class Loader:
         """Body of a task: read into the buffers; decode here too where the device is this CPU."""
         if slot.copied is not None:
             slot.copied.synchronize()
-        record = self.cache.read(*pair, self.levels, {name: array[place] for name, array in slot.arrays.items()})
+        buffers = {name: array[place] for name, array in slot.arrays.items()}
+        record = self.cache.read(*pair, self.levels, buffers, self._wanted)
         return record if self.device.type == "cuda" else self.cache.decode(record, self.device)
 
     def _finish(self, item: Record | Entry) -> Entry:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache import codecs, store
+from featcache.bands import bands_under, token_runs
 from featcache.direct import read_bands
+from featcache.entry import Entry, Wanted
 from featcache.errors import CacheError, DamagedError, NotDoneError, unfinished_cache
 from featcache.layout import RowFiles, ViewFiles
 from featcache.moments import Moments
@@ -25,28 +26,6 @@ from featcache.spec import CacheSpec, GroundTruth, ImageInfo, check_format_versi
 
 Buffers = Mapping[str, NDArray[Any]]
 """By level, an array "tokens channels" of the stored dtype to read into."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One image in one view. Maps are float32 "c h w", channels-last in memory; boxes cxcywh in 0-1 of the view."""
-
-    index: int
-    view: str
-    info: ImageInfo
-    input_hw: tuple[int, int]  # network input without padding, pixels
-    maps: dict[str, Tensor]  # "c h w"
-    queries: Tensor  # "n d" float32
-    boxes: Tensor  # "n 4" float32
-    scores: Tensor  # "n" float32
-    labels: Tensor  # "n" int64
-    ground_truth: GroundTruth
-    moments: dict[str, Moments] = field(default_factory=dict[str, Moments])  # of levels that have them, float32
-
-    def features(self) -> dict[str, Any]:
-        """The arguments of `CacheWriter.put` that store this entry again."""
-        names = ("maps", "queries", "boxes", "scores", "labels", "input_hw")
-        return {name: getattr(self, name) for name in names}
 
 
 class Cache:
@@ -126,7 +105,10 @@ class Cache:
             raise CacheError(f"rows {y0}:{y1} are outside level {level} of {h} rows")
         top, step = 0 if files.delta else y0, level_spec.band_tokens  # differences begin at the first row
         bands = range(top * w // step, -(-y1 * w // step))
-        tokens = self._read_bands(index, view, level, bands)[top * w - bands.start * step : y1 * w - bands.start * step]
+        begin = bands.start * step
+        out = self.empty_tokens(level)[: min(bands.stop * step, level_spec.tokens) - begin]
+        self._read_bands(index, view, level, bands, out, begin)
+        tokens = out[top * w - begin : y1 * w - begin]
         return self._decode_map(level, tokens.reshape(y1 - top, w, -1), rows, bool(files.delta))[:, y0 - top :]
 
     def ground_truth(self, index: int, name: str | None = None) -> GroundTruth:
@@ -141,15 +123,33 @@ class Cache:
             self._truths[name] = store.read_ground_truth(self._group, name)
         return self._truths[name][index]
 
-    def read(self, index: int, view: str, levels: Sequence[str] | None = None, out: Buffers | None = None) -> Record:
-        """Stored values of one image, checked against their checksums; maps go into `out` where given."""
+    def read(
+        self,
+        index: int,
+        view: str,
+        levels: Sequence[str] | None = None,
+        out: Buffers | None = None,
+        wanted: Wanted | None = None,
+    ) -> Record:
+        """Stored values of one image, checked against their checksums; maps go into `out` where given.
+
+        wanted: of levels in bands, read only the bands that hold these rows; `Record.read` says which those are.
+        """
         index = self._checked(index, view)
         rows = self.read_rows(index, view)
-        tokens: dict[str, NDArray[Any]] = {}
+        record = Record(index, view, {}, rows)
+        nothing: Mapping[str, Sequence[tuple[int, int]]] = {}
+        spans = wanted(self.decode(record)) if wanted is not None else nothing
         for name in levels or [level.name for level in self.spec.levels]:
-            h, w = rows["level_hw"][self.spec.position(name)].tolist()
-            tokens[name] = self.read_tokens(index, view, name, None if out is None else out[name])[: h * w]
-        return Record(index, view, tokens, rows)
+            level, (h, w) = self.spec.level(name), rows["level_hw"][self.spec.position(name)].tolist()
+            tokens = self.empty_tokens(name) if out is None else out[name]
+            bands: Sequence[int] = range(level.bands)
+            if name in spans and level.bands > 1:
+                bands = bands_under(spans[name], h, w, level.band_tokens)
+                record.read[name] = token_runs(bands, level.band_tokens, h * w)
+            self._read_bands(index, view, name, bands, tokens)
+            record.tokens[name] = tokens[: h * w]
+        return record
 
     def read_rows(self, index: int, view: str) -> dict[str, NDArray[Any]]:
         """The small arrays of one image by name, checked; raises DamagedError."""
@@ -165,24 +165,26 @@ class Cache:
 
     def read_tokens(self, index: int, view: str, level: str, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Stored tokens "tokens channels" of one level, zeros after the image's own, checked; raises DamagedError."""
-        return self._read_bands(index, view, level, range(self.spec.level(level).bands), out)
+        out = self.empty_tokens(level) if out is None else out
+        self._read_bands(index, view, level, range(self.spec.level(level).bands), out)
+        return out
 
     def _read_bands(
-        self, index: int, view: str, level: str, bands: range, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+        self, index: int, view: str, level: str, bands: Sequence[int], out: NDArray[Any], begin: int = 0
+    ) -> None:
         files = self.files(view).maps[level]
-        start, stop = (band * files.level.band_tokens for band in (bands.start, bands.stop))
-        stop = min(stop, files.level.tokens)
-        out = self.empty_tokens(level)[: stop - start] if out is None else out
+        step = files.level.band_tokens
+        parts = [out[band * step - begin : (band + 1) * step - begin] for band in bands]
         try:
             if files.direct:
-                read_bands(self._source, files, index, bands, out)
+                read_bands(self._source, files, index, bands, parts)
             else:
-                out[...] = store.read_row(self._group, files.path, index, slice(start, stop))
+                for band, part in zip(bands, parts, strict=True):
+                    where = slice(band * step, band * step + len(part))
+                    part[...] = store.read_row(self._group, files.path, index, where)
         except (DamagedError, ValueError) as error:
             what = error.what if isinstance(error, DamagedError) else str(error)
             raise self._damaged(index, view, f"level {level}", what) from error
-        return out
 
     def decode(self, record: Record, device: torch.device | str = "cpu") -> Entry:
         """The entry of stored values, decoded on a device; may overwrite the record's maps."""
@@ -191,6 +193,9 @@ class Cache:
         maps: dict[str, Tensor] = {}
         for name, tokens in record.tokens.items():
             h, w = record.level_hw(self.spec.position(name))
+            if name in record.read:
+                maps[name] = self._decode_runs(name, tokens, record.read[name], rows, device).unflatten(1, (h, w))
+                continue
             maps[name] = self._decode_map(name, tokens.reshape(h, w, -1), rows, bool(files.maps[name].delta), device)
         height, width = rows["input_hw"].tolist()
         return Entry(
@@ -209,6 +214,7 @@ class Cache:
                 for name in record.tokens
                 if self.spec.level(name).moments
             },
+            partial=frozenset(record.read),
         )
 
     def _decode_map(
@@ -222,6 +228,21 @@ class Cache:
         names = ("scale", "offset") if self.spec.codec == "uint8" else ()
         affine = [_moved(rows[f"{what}/{level}"], device) for what in names] or [None, None]
         return codecs.decode(_moved(tokens, device), *affine, delta=delta)
+
+    def _decode_runs(
+        self,
+        level: str,
+        tokens: NDArray[Any],  # t c
+        runs: Sequence[range],
+        rows: Mapping[str, NDArray[Any]],
+        device: torch.device | str,
+    ) -> Tensor:
+        """These tokens decoded, the others zero: "c t", channels last in memory. Bands have no differences to undo."""
+        values = torch.zeros(tokens.shape, device=device)
+        for run in runs:
+            part = tokens[run.start : run.stop]
+            values[run.start : run.stop] = self._decode_map(level, part[None], rows, False, device)[:, 0].T
+        return values.T
 
     def files(self, view: str) -> ViewFiles:
         """Where the arrays of a view lie."""

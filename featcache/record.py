@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ class Record:
     view: str
     tokens: dict[str, NDArray[Any]]
     rows: dict[str, NDArray[Any]]
+    read: dict[str, list[range]] = field(default_factory=dict[str, list[range]])
+    """Of a level that was not read whole: the tokens that were. The others hold anything."""
 
     def level_hw(self, position: int) -> tuple[int, int]:
         """Grid of the level at that position of the spec."""

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from featcache.entry import Entry
 from featcache.panels import DETECTION, TRUTH, WHITE, Box, Panel, page, panel_size
-from featcache.reader import Cache, Entry
+from featcache.reader import Cache
 from featcache.spec import ImageInfo
 
 UNFLIPPED = "orig"

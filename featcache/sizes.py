@@ -17,9 +17,10 @@ from featcache import codecs
 from featcache.chunks import encode_bands, index_bytes
 from featcache.direct import read_chunks
 from featcache.disk import walk
+from featcache.entry import Entry
 from featcache.errors import CacheError
 from featcache.layout import CHECKSUM_ROW, DONE_ROW, images_per_file, row_arrays
-from featcache.reader import Cache, Entry
+from featcache.reader import Cache
 from featcache.source import local_directory, open_source
 from featcache.spec import CacheSpec, Codec, LevelSpec
 from featcache.writer import CacheWriter

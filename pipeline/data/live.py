@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcache import CacheSpec, Entry, Moments
+from featcache import CacheSpec, Entry, Moments, Wanted
 from featcache.errors import CacheError
 
 from ..detectors.base import Features, FrozenDetector, LearningDetector
@@ -45,7 +45,15 @@ class Live:
         """See `FeatureSource`; raises UnreadableImageError."""
         return self.compute(pairs, [self.read(pair) for pair in pairs])
 
-    def stream(self, batch_size: int, *, views: Sequence[str], indices: Sequence[int], seed: int) -> Stream:
+    def stream(
+        self,
+        batch_size: int,
+        *,
+        views: Sequence[str],
+        indices: Sequence[int],
+        seed: int,
+        wanted: Wanted | None = None,
+    ) -> Stream:
         """See `FeatureSource`; the order is the one of a cache of these images."""
         return _LiveStream(self, [(index, view) for index in indices for view in views], batch_size, seed)
 

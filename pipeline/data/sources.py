@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcache import Cache, CacheSpec, Entry, GroundTruth, ImageInfo, Loader, Moments
+from featcache import Cache, CacheSpec, Entry, GroundTruth, ImageInfo, Loader, Moments, Wanted
 
 from ..detectors.base import Features
 from ..detectors.hdetr import Decoded
@@ -97,8 +97,19 @@ class FeatureSource(Protocol):
         """Positions of the images there are in all of these views; raises PipelineError if there is none."""
         ...
 
-    def stream(self, batch_size: int, *, views: Sequence[str], indices: Sequence[int], seed: int) -> Stream:
-        """Shuffled batches of these images in these views, read ahead, pass after pass; the order is the seed's."""
+    def stream(
+        self,
+        batch_size: int,
+        *,
+        views: Sequence[str],
+        indices: Sequence[int],
+        seed: int,
+        wanted: Wanted | None = None,
+    ) -> Stream:
+        """Shuffled batches of these images in these views, read ahead, pass after pass; the order is the seed's.
+
+        wanted: the rows of maps that will be looked at, where the others need not be read (`Features.partial`).
+        """
         ...
 
 
@@ -128,9 +139,18 @@ class Cached:
             raise PipelineError(f"no image of {self.cache.path} is extracted yet", "run its `extract` command again")
         return np.flatnonzero(done).tolist()
 
-    def stream(self, batch_size: int, *, views: Sequence[str], indices: Sequence[int], seed: int) -> Stream:
+    def stream(
+        self,
+        batch_size: int,
+        *,
+        views: Sequence[str],
+        indices: Sequence[int],
+        seed: int,
+        wanted: Wanted | None = None,
+    ) -> Stream:
         """See `FeatureSource`."""
-        loader = Loader(self.cache, batch_size, views=views, indices=indices, seed=seed, device=self.device)
+        order: dict[str, Any] = {"views": views, "indices": indices, "seed": seed}
+        loader = Loader(self.cache, batch_size, **order, device=self.device, wanted=wanted)
         return _CachedStream(loader, self.spec)
 
 
@@ -165,6 +185,7 @@ def collate(entries: Sequence[Entry], spec: CacheSpec) -> Batch:
         labels=pad([entry.labels for entry in entries]),
         input_hw=torch.tensor([entry.input_hw for entry in entries], device=entries[0].boxes.device),
         moments={name: Moments.stack([entry.moments[name] for entry in entries]) for name in entries[0].moments},
+        partial=frozenset[str]().union(*(entry.partial for entry in entries)),
     )
     return Batch(
         features=features,

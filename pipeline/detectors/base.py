@@ -37,6 +37,8 @@ class Features:
     moments: dict[str, Moments] = field(default_factory=dict[str, Moments])
     """Name -> mean "b c" and covariance "b c c" of a map's channels, of the cells that are not padding; only of maps
     that a cache stores them for."""
+    partial: frozenset[str] = frozenset()
+    """Maps of which a cache gave only what the boxes that learn read; the rest of them is zero."""
 
     @property
     def levels(self) -> list[Tensor]:

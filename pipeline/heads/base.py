@@ -125,6 +125,13 @@ class MaskHead(nn.Module, ABC):
         queries: per image "n d", the query embedding that goes with each box.
         """
 
+    def maps_under_boxes(self, spec: CacheSpec) -> frozenset[str]:
+        """Maps of a cache of which a training step reads the cells under the boxes of `targets` and no others.
+
+        Only they are then read of levels in bands; the rest of such a map is zero. None, unless a family says more.
+        """
+        return frozenset()
+
     def targets(
         self, batch: Batch, categories: Sequence[Category], config: TrainConfig, generator: torch.Generator
     ) -> Sized:

@@ -1,5 +1,6 @@
 """`Geometry`: everything RoIAlign must know beside its tensors. Its plain integers travel through `torch.library`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,3 +51,14 @@ def grids_of(flat: Sequence[int], levels: int) -> tuple[Grid, ...]:
     pairs = tuple(zip(flat[::2], flat[1::2], strict=True))
     b = len(pairs) // levels
     return tuple(pairs[i * b : (i + 1) * b] for i in range(levels))
+
+
+def rows_read(top: float, bottom: float, stride: float, cells: int) -> tuple[int, int]:
+    """Rows [y0, y1) that hold every cell RoIAlign reads of a map for a box from `top` to `bottom`, in input pixels.
+
+    cells: rows of the map. Samples lie within the box and read the two rows around them; beyond the map they read its
+    first or last. One row more on each side is for rounding, and for boxes that are not `aligned`.
+    """
+    first, last = math.floor(top / stride - 0.5) - 1, math.floor(bottom / stride) + 2
+    first, last = (min(max(row, 0), cells - 1) for row in (first, last))
+    return first, last + 1

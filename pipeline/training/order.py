@@ -1,6 +1,9 @@
 """In which order images come: trainings that share it can be fed by one pass over the features."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from featcache import Wanted
 
 from ..data.sources import FeatureSource, Stream
 from ..errors import PipelineError
@@ -33,9 +36,10 @@ class Order:
             )
         return kept
 
-    def stream(self, source: FeatureSource) -> Stream:
-        """The batches, without end, from the first."""
-        return source.stream(self.batch_size, views=self.views, indices=self.indices(source), seed=self.seed)
+    def stream(self, source: FeatureSource, wanted: Wanted | None = None) -> Stream:
+        """The batches, without end, from the first; `wanted` as of `FeatureSource.stream`."""
+        order: dict[str, Any] = {"views": self.views, "indices": self.indices(source), "seed": self.seed}
+        return source.stream(self.batch_size, **order, wanted=wanted)
 
     def __str__(self) -> str:
         held = f", holdout {self.holdout}" if self.holdout else ""

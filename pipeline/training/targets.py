@@ -73,7 +73,8 @@ def build_targets(
     for row, (truth, info, name) in enumerate(zip(batch.ground_truth, batch.infos, batch.views, strict=True)):
         view = view_of(info, name)
         detected, pairs, truth_labels = batch.once(
-            ("pairs", row, config.match, config.match_iou), lambda row=row: _pairs(batch, row, categories, config)
+            ("pairs", row, config.match, config.match_iou),
+            lambda row=row: learning_pairs(batch, row, categories, config),
         )
         pairs = sample_pairs(pairs, config.rois_per_image, generator)
         chosen = jitter(detected[pairs[:, 0]], config.jitter, generator)
@@ -100,10 +101,10 @@ def build_targets(
     )
 
 
-def _pairs(
+def learning_pairs(
     batch: Batch, row: int, categories: Sequence[Category], config: TrainConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one image: its detected boxes, which of them learn which object, and the label of every object."""
+    """Of one image: its detected boxes, which of them may learn which object, and the label of every object."""
     truth, features, view = batch.ground_truth[row], batch.features, view_of(batch.infos[row], batch.views[row])
     usable: list[int] = np.flatnonzero(~truth.iscrowd & (truth.boxes_xywh[:, 2:] > 0).all(axis=1)).tolist()
     boxes_xyxy = xywh_to_xyxy(torch.from_numpy(truth.boxes_xywh))

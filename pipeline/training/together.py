@@ -10,6 +10,7 @@ from ..data.sources import Batch, FeatureSource
 from ..errors import PipelineError
 from ..interrupt import noted_interrupt
 from .order import Order
+from .rows import rows_under_boxes
 from .track import TERMS
 from .trainer import Trainer
 
@@ -36,7 +37,7 @@ def train_together(source: FeatureSource, trainers: Iterable[Trainer], drop: Dro
     if not live:
         return
     (order,) = {Order.of(trainer.config, source) for trainer in live}
-    stream = order.stream(source)
+    stream = order.stream(source, rows_under_boxes([(one.model, one.config) for one in live], source))
     for place in (trainer.place for trainer in live if trainer.place is not None):
         stream.load_state_dict(place)  # refuses a cache that has other images by now; then `seek` says where
     first, last = min(trainer.steps_done for trainer in live), max(trainer.config.steps for trainer in live)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 import zarr
 from cache_toy import LEVELS, arrays_of, make_features, make_spec
 
-from featcache import Cache, CacheError, LevelSpec, maintain
+from featcache import Cache, CacheError, Entry, LevelSpec, Loader, maintain
+from featcache.bands import bands_under, token_runs
 from featcache.checks import diff, verify
 from featcache.errors import DamagedError
 from featcache.source import LocalSource
@@ -141,3 +143,72 @@ def test_a_copy_keeps_the_bands(make_cache: Maker, tmp_path: Path) -> None:
     assert diff(source, copied).equal
     assert copied.spec.levels[0].bands == 3
     assert verify(copied.path, deep=True).good
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("codec", ["uint8", "fp16", "none"])
+def test_a_loader_reads_the_rows_that_are_wanted(
+    make_cache: Maker, codec: str, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(make_cache(6, codec=codec, levels=BANDED))
+    if not direct:
+        monkeypatch.setattr("featcache.store._codec_names", lambda array: ["something", "else"])
+
+    def wanted(entry: Entry) -> dict[str, list[tuple[int, int]]]:
+        assert not entry.maps
+        assert len(entry.boxes) == len(cache[entry.index].boxes)
+        spans = {0: [(0, 1)], 1: [(-5, 1), (9, 99)], 2: [], 3: [(0, 99)], 4: [(5, 5), (50, 60)]}
+        return {"c1": spans[entry.index], "e16": [(0, 1)]} if entry.index in spans else {}
+
+    given: dict[int, Entry] = {}
+    for batch in Loader(cache, 2, threads=2, depth=1, wanted=wanted):  # buffers are used again
+        given |= {entry.index: entry for entry in batch}
+    for index, entry in given.items():
+        values, c1 = cache[index].maps["c1"], entry.maps["c1"]
+        assert torch.equal(entry.maps["e16"], cache[index].maps["e16"])  # not in bands
+        assert entry.partial == ({"c1"} if index < 5 else set())
+        read = c1.flatten(1).any(0) | (c1 == values).flatten(1).all(0)
+        assert torch.equal(c1.flatten(1)[:, read], values.flatten(1)[:, read])
+        bands = [(read[start : start + 30]).all().item() for start in range(0, c1[0].numel(), 30)]
+        expected = {0: [0], 1: [0, 2], 2: [], 3: [0, 1, 2], 4: [], 5: [0, 1, 2]}[index]
+        assert [number for number, whole in enumerate(bands) if whole] == [b for b in expected if b < len(bands)]
+        assert entry.moments == cache[index].moments
+
+
+@pytest.mark.parametrize("shard", [1, 2])
+def test_bytes_are_read_of_the_wanted_bands_alone(make_cache: Maker, shard: int) -> None:
+    cache = Cache(make_cache(2, codec="none", shard=shard, levels=BANDED))
+    cache.done()
+    sizes: list[int] = []
+    for spans in ([], [(0, 1)], [(0, 1), (7, 8)], [(0, 8)]):
+        before = cache.bytes_read
+        cache.read(0, "orig", ["c1"], wanted=lambda entry, spans=spans: {"c1": spans})
+        sizes.append(cache.bytes_read - before)
+    band = 30 * 6 * 4 + 4
+    assert [size - sizes[0] for size in sizes] == [0, band, 2 * band, 3 * band]
+
+
+def test_a_damaged_band_that_nobody_wants_stops_nobody(make_cache: Maker) -> None:
+    path = make_cache(1, codec="none", levels=BANDED)
+    file = path / "views/orig/maps/c1/c.0.0.0"
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+    cache = Cache(path)
+    cache.read(0, "orig", wanted=lambda entry: {"c1": [(7, 8)]})
+    with pytest.raises(DamagedError, match="checksum"):
+        cache.read(0, "orig", wanted=lambda entry: {"c1": [(0, 1)]})
+
+
+def test_band_arithmetic() -> None:
+    """Against counting cell by cell."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        h, w, step = (int(rng.integers(1, 12)) for _ in range(3))
+        spans = [tuple(sorted(rng.integers(-3, 15, 2).tolist())) for _ in range(rng.integers(0, 4))]
+        cells = {y * w + x for y0, y1 in spans for y in range(max(0, y0), min(h, y1)) for x in range(w)}
+        bands = bands_under(spans, h, w, step)
+        assert bands == sorted({cell // step for cell in cells})
+        runs = token_runs(bands, step, h * w)
+        assert [cell for run in runs for cell in run] == [cell for cell in range(h * w) if cell // step in bands]
+        assert all(one.stop < other.start for one, other in pairwise(runs))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featcache import Moments
+from featcache import CacheSpec, Moments
 
 from ...detectors.base import Features
 from ...errors import PipelineError
@@ -94,6 +94,11 @@ class MaskFrozenDetr(MaskHead):
         iou = self.scoring(logits, regions).float() if self.scoring is not None else None
         return HeadOutput(mask_logits=logits, iou=iou)
 
+    def maps_under_boxes(self, spec: CacheSpec) -> frozenset[str]:
+        """See `MaskHead.maps_under_boxes`: C1 where it always is pooled first and the neck's statistics are stored."""
+        pooled_first = self.with_c1 and self.config.neck_path == "local"
+        return frozenset({"c1"} if pooled_first and (self.neck is None or spec.level("c1").moments) else ())
+
     def pool(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """Features inside each box on F = neck(C1) + interpolate(image encoder(E)) (eq. 3 and 5). "m hidden r r"
 
@@ -114,7 +119,7 @@ class MaskFrozenDetr(MaskHead):
             encoded = mapper(encoded, bias=not self.with_c1)
         sources = [(encoded, self.strides[self.finest])]
         if self.with_c1:
-            c1 = self._c1_on_map(features.c1) if together else features.c1[:, :0]  # local: it only lends its grid
+            c1 = self._c1_on_map(features) if together else features.c1[:, :0]  # local: it only lends its grid
             sources.insert(0, (c1, self.strides["c1"]))
         upsample = "bilinear" if self.config.upsample == "exact" else "direct"
         regions = roi_align(sources, pixels, r, sampling_ratio=ratio, upsample=upsample)
@@ -146,8 +151,11 @@ class MaskFrozenDetr(MaskHead):
             learning=torch.is_grad_enabled(),
         )
 
-    def _c1_on_map(self, c1: Tensor) -> Tensor:
+    def _c1_on_map(self, features: Features) -> Tensor:
         """C1 through neck and mapper. "b hidden h w" """
+        if "c1" in features.partial:
+            raise PipelineError("C1 was read under the boxes alone, which neck_path = 'local' can do with")
+        c1 = features.c1
         refined = to_width(c1, self.width) if self.neck is None else self.neck(c1)
         return refined if self.region_mapper is None else self.region_mapper(refined)
 
