@@ -10,7 +10,6 @@ import numpy as np
 from numcodecs.zstd import Zstd  # pyright: ignore[reportUnknownVariableType]
 from numpy.typing import NDArray
 
-from featcache.codecs import pad_tokens
 from featcache.errors import DamagedError
 from featcache.spec import LevelSpec
 
@@ -41,6 +40,8 @@ def encode_chunk(values: NDArray[np.generic], *, compress: bool) -> bytes:
 
 def encode_bands(values: NDArray[np.generic], level: LevelSpec, *, compress: bool) -> list[bytes]:
     """Stored bytes of the chunks of one map of tokens "t c", which is padded with zeros to whole bands."""
+    from featcache.codecs import pad_tokens  # imports torch, which a reader of tables does without
+
     padded = pad_tokens(values, level.bands * level.band_tokens)
     return [encode_chunk(band, compress=compress) for band in np.split(padded, level.bands)]
 

@@ -19,7 +19,11 @@ from featcache.progress import clock
 app = typer.Typer(
     cls=ErrorGroup,
     name="featcache",
-    help="Look into, check and change caches of frozen-detector features.",
+    help="""Look into, check and change caches of frozen-detector features.
+
+    \b
+    Example:  featcache info caches/val
+    """,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -73,6 +77,9 @@ def info(path: CachePath, as_json: AsJson = False) -> None:
 def _state_words(data: dict[str, Any]) -> str:
     if data["complete"]:
         return "complete"
+    if data["writer"] is None and data["part_complete"]:
+        first, stop = data["part"]
+        return f"images {first} to {stop - 1}, its --shard, are complete: featcache merge joins the parts"
     if data["writer"] is None:
         return "unfinished, and no process writes it: the command below goes on"
     speed = data["images_per_second"]
@@ -114,11 +121,11 @@ def list_images(
     \b
     Example:  featcache ls caches/val --filter 'boxes>10' --filter 'categories~dog' --sort -annotations --limit 5
     """
-    from featcache import summary
-    from featcache.reader import Cache
+    from featcache.listing import image_rows
     from featcache.select import chosen
 
-    rows = summary.images(Cache(path), missing=missing, min_score=min_score)
+    first = None if filters or sort else limit  # nothing chooses among the others
+    rows = image_rows(path, missing=missing, min_score=min_score, limit=first)
     rows = chosen(rows, filters or [], sort=sort, limit=limit)
     if as_json:
         return print_json(rows)

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import CacheError, no_cache_at, unfinished_cache
+from featcache.errors import CacheError, DamagedError, no_cache_at, unfinished_cache
 from featcache.source import Source, open_source
 from featcache.spec import CacheSpec, check_format_version
 from featcache.truth import group_of
@@ -37,37 +37,61 @@ class Header:
         """Rows of each ground truth that there is beside the annotations, by name."""
         return {name: int(self.array(f"{group_of(name)}/id")["shape"][0]) for name in self.spec.further_truth}
 
-    def done(self, view: str) -> int:
-        """Images of a view that are extracted."""
-        flags = self.rows(view, "done", np.dtype("|u1"))
+    def done(self, view: str) -> NDArray[np.bool_]:
+        """Which images of a view are extracted."""
+        flags = self.rows(view, "done", "|u1")
         if flags is None:  # rewritten by another program, in chunks that only zarr reads
             from featcache.reader import Cache
 
-            flags = Cache(self.path).done(view)
-        return int(np.count_nonzero(flags))
+            return Cache(self.path).done(view)
+        return flags.astype(bool)
 
     def level_sizes(self, view: str) -> NDArray[np.int32] | None:
         """Grid of every level of every image, "images levels 2"; zeros where not extracted. None as in `rows`."""
-        return self.rows(view, "level_hw", np.dtype("<i4"))
+        return self.rows(view, "level_hw", "<i4")
 
     def delta(self, view: str, level: str) -> bool | None:
         """Whether a level of a view is stored as row differences; None before its first image."""
         return self.array(f"views/{view}/maps/{level}")["attributes"][_OURS].get("delta")
 
-    def rows(self, view: str, name: str, dtype: np.dtype[Any]) -> NDArray[Any] | None:
-        """A small array with one row per image; None where its bytes do not lie on disk as they are in memory."""
-        path = f"views/{view}/{name}"
+    def rows(self, view: str, name: str, dtype: str, count: int | None = None) -> NDArray[Any] | None:
+        """A small array with one row per image, or the first `count` of them.
+
+        None where its bytes do not lie on disk as they are in memory.
+        """
+        path, count = f"views/{view}/{name}", self.images if count is None else count
         array = self.array(path)
-        if [codec["name"] for codec in array["codecs"]] != ["bytes"]:
+        if _codecs(array) != ["bytes"]:
             return None
         shape: list[int] = array["chunk_grid"]["configuration"]["chunk_shape"]
-        size, parts = int(np.prod(shape)) * dtype.itemsize, list[bytes]()
-        for chunk in range(-(-self.images // shape[0])):
+        size, parts = int(np.prod(shape)) * np.dtype(dtype).itemsize, list[bytes]()
+        for chunk in range(-(-count // shape[0])):
             data = b""  # no file: nothing was written there yet
             with suppress(FileNotFoundError):
                 data = self.source.read(f"{path}/c.{chunk}" + ".0" * (len(shape) - 1))
             parts.append(data.ljust(size, b"\0"))
-        return np.frombuffer(b"".join(parts), dtype).reshape(-1, *shape[1:])[: self.images]
+        return np.frombuffer(b"".join(parts), dtype).reshape(-1, *shape[1:])[:count]
+
+    def column(self, path: str) -> NDArray[Any]:
+        """A whole array of one axis out of the tables of images and annotations; raises DamagedError."""
+        array = self.array(path)
+        if _codecs(array) != ["bytes", "zstd", "crc32c"]:  # rewritten by another program
+            from featcache import store
+
+            return store.read_array(store.open_group(self.path), path)
+        from featcache.chunks import decode_chunk
+
+        (length,), (step,) = array["shape"], array["chunk_grid"]["configuration"]["chunk_shape"]
+        values = np.zeros(-(-length // step) * step, array["data_type"])
+        for chunk in range(len(values) // step):
+            with suppress(FileNotFoundError):  # no file: all zeros
+                data = self.source.read(f"{path}/c.{chunk}")
+                try:
+                    decode_chunk(data, values[chunk * step : (chunk + 1) * step], compress=True)
+                except DamagedError as error:
+                    where, hint = f"table {path} of cache {self.path}", f"featcache verify {self.path}"
+                    raise DamagedError(error.what, where, hint) from error
+        return values[:length]
 
     def array(self, path: str) -> dict[str, Any]:
         """Zarr's description of an array; raises CacheError."""
@@ -83,6 +107,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     check_format_version(header["format_version"], str(path))
     images, annotations = (int(_document(source, f"{name}/id")["shape"][0]) for name in ("images", "ground_truth"))
     return Header(str(path), CacheSpec.from_json(header["spec"]), int(header["shard"]), images, annotations, source)
+
+
+def _codecs(array: dict[str, Any]) -> list[str]:
+    return [codec["name"] for codec in array["codecs"]]
 
 
 def _document(source: Source, path: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,6 +95,7 @@ def plan_copy(
         views=views,
         levels=tuple(source.spec.level(name) for name in names),
         dataset=source.spec.dataset | _subset(source, images),
+        recipe=source.spec.recipe if len(images) == len(source) else _whole(source.spec),
     )
     pairs = tuple(Pair(source, i, new, view) for view in views for new, i in enumerate(images) if done[view][i])
     return Plan(target, spec, source, images, pairs, source.shard if shard is None else shard)
@@ -117,7 +119,8 @@ def plan_merge(sources: Sequence[Cache], target: Path, *, shard: int | None = No
             for i in np.flatnonzero(source.done(view)).tolist():
                 pairs.setdefault((i, view), Pair(source, i, i, view))
     ordered = tuple(pairs[i, view] for view in first.views for i in range(len(first)) if (i, view) in pairs)
-    return Plan(target, first.spec, first, tuple(range(len(first))), ordered, first.shard if shard is None else shard)
+    spec = replace(first.spec, recipe=_whole(first.spec))
+    return Plan(target, spec, first, tuple(range(len(first))), ordered, first.shard if shard is None else shard)
 
 
 def run(plan: Plan, *, threads: int = 2) -> Path:
@@ -197,6 +200,11 @@ def _subset(source: Cache, images: tuple[int, ...]) -> dict[str, object]:
         return {}
     ids = ",".join(str(source.images[i].id) for i in images)
     return {"subset_images": len(images), "subset_sha256": hashlib.sha256(ids.encode()).hexdigest()}
+
+
+def _whole(spec: CacheSpec) -> dict[str, Any]:
+    """The recipe of a cache that is no part of another any more."""
+    return {key: value for key, value in spec.recipe.items() if key != "part"}
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -1,13 +1,12 @@
-"""What `info` and `ls` tell of a cache: plain dictionaries, the keys of their --json. `info` needs no torch."""
+"""What `info` tells of a cache: a plain dictionary, the keys of its --json. Needs no torch."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,6 @@ from featcache.header import Header, read_header
 from featcache.lock import living_writer
 from featcache.source import is_url
 from featcache.spec import FORMAT_VERSION, LevelSpec
-
-if TYPE_CHECKING:
-    from featcache.reader import Cache
 
 DTYPES = {"uint8": "uint8", "fp16": "float16", "none": "float32"}
 """Type of the stored values, by codec."""
@@ -35,11 +31,13 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     header = read_header(path)
     spec = header.spec
-    done = {view: header.done(view) for view in spec.views}
+    flags = {view: header.done(view) for view in spec.views}
+    done = {view: int(one.sum()) for view, one in flags.items()}
     usage = None if is_url(header.path) else usage_by_directory(Path(path))
     used = None if usage is None else sum(directory.bytes for directory in usage.values())
     files = None if usage is None else sum(directory.files for directory in usage.values())
-    pairs, wanted = sum(done.values()), header.images * len(spec.views)
+    pairs, part = sum(done.values()), _part(spec.recipe.get("part"), flags)
+    left = sum(int((~one[slice(*part)] if part else ~one).sum()) for one in flags.values())
     writer = None if usage is None else living_writer(Path(path))
     speed = _speed(header, usage, writer) if usage is not None and writer is not None else None
     raw = _raw_bytes(header)
@@ -53,10 +51,12 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
         "shard": header.shard,
         "images": header.images,
         "done": done,
-        "complete": pairs == wanted,
+        "complete": pairs == header.images * len(spec.views),
+        "part": part,
+        "part_complete": left == 0,
         "writer": writer,
         "images_per_second": speed,
-        "eta_seconds": (wanted - pairs) / speed if speed else None,
+        "eta_seconds": left / speed if speed else None,
         "annotations": header.annotations,
         "further_truth": header.further_truth(),
         "detections": spec.detections,
@@ -73,52 +73,11 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def images(cache: Cache, *, missing: bool = False, min_score: float = 0.3) -> list[dict[str, Any]]:
-    """One row per image; with `missing`, only images that some view does not have.
-
-    `boxes` counts the detections of the first view that score at least `min_score`, `score` is the best of them all;
-    both null where the image is not extracted. `categories` are those annotated, by name.
-    """
-    done = {view: cache.done(view) for view in cache.views}
-    names = {int(c["id"]): str(c["name"]) for c in cache.spec.recipe.get("categories", [])}
-    scores = _scores(cache)
-    rows: list[dict[str, Any]] = []
-    for index, image in enumerate(cache.images):
-        flags = {f"done_{view}": bool(of_view[index]) for view, of_view in done.items()}
-        if missing and all(flags.values()):
-            continue
-        truth = cache.ground_truth(index)
-        found = scores[index] if done[cache.views[0]][index] else None
-        rows.append(
-            {
-                "index": index,
-                "image_id": image.id,
-                "height": image.height,
-                "width": image.width,
-                "annotations": len(truth),
-                "boxes": None if found is None else int((found >= min_score).sum()),
-                "score": None if found is None else round(float(found.max(initial=0.0)), 3),
-                **flags,
-                "categories": sorted({names.get(int(c), str(int(c))) for c in truth.category_ids}),
-                "file_name": image.file_name,
-            }
-        )
-    return rows
-
-
-def _scores(cache: Cache) -> Sequence[NDArray[np.float32]]:
-    """Scores of the detections of every image, in the first view."""
-    header, view = read_header(cache.path), cache.views[0]
-    scores, counts = header.rows(view, "scores", np.dtype("<f4")), header.rows(view, "count", np.dtype("<i4"))
-    if scores is not None and counts is not None:
-        return [row[:count] for row, count in zip(scores, counts.tolist(), strict=True)]
-    done = cache.done(view).tolist()
-    return [_scores_of(cache, index, view) if there else np.zeros(0, np.float32) for index, there in enumerate(done)]
-
-
-def _scores_of(cache: Cache, index: int, view: str) -> NDArray[np.float32]:
-    rows = cache.read_rows(index, view)
-    return rows["scores"][: int(rows["count"])]
+def _part(part: list[int] | None, flags: dict[str, NDArray[np.bool_]]) -> list[int] | None:
+    """The images that the extraction was told to do; None for all, as where others have been done since."""
+    if part is None or any(one[: part[0]].any() or one[part[1] :].any() for one in flags.values()):
+        return None
+    return part
 
 
 def _level(

@@ -20,7 +20,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Instance masks from a frozen DETR detector: extract its features once, train any number of heads on them.",
+    help="""Instance masks from a frozen DETR detector: extract its features once, train any number of heads on them.
+
+    \b
+    Example:  python -m pipeline extract --help
+    """,
 )
 
 
@@ -58,8 +62,9 @@ def extract(
 
     Work already done is skipped: stop it with Ctrl-C, run the same command again and it goes on.
 
-    python -m pipeline extract --detector deimv2-femto --weights femto.onnx --images val2017 --annotations val.json
-    --cache val
+    \b
+    Example:
+    python -m pipeline extract --detector hdetr-r50 --weights r50.pth --images val --annotations val.json --cache val
     """
     from . import extract as stage
 
@@ -115,12 +120,12 @@ def train(
     The same command again continues a run that was stopped. With --live the detector itself gives the features, to
     compare, or to train it too: finetune=transformer or finetune=all.
 
+    \b
+    Examples:
     python -m pipeline train --cache train --val-cache val --head mask-frozen-detr --run runs/first --steps 1000 lr=3e-4
-
-    python -m pipeline train --live --detector hdetr-r50 --weights r50.pth --images train2017 --annotations train.json
-    --head mask-frozen-detr --run runs/whole finetune=all detection_weight=1
+    python -m pipeline train --live --detector hdetr-r50 --weights r50.pth --images val2017 --annotations val.json \\
+      --head mask-frozen-detr --run runs/whole finetune=all detection_weight=1
     """
-    from . import evaluate as evaluation
     from . import train as stage
 
     options = {"steps": steps, "batch_size": batch_size, "seed": seed}
@@ -138,7 +143,7 @@ def train(
         )
     )
     if val_cache is not None:
-        print(_table(evaluation.main(cache=val_cache, run=run, device=device)))
+        print(_table(stage.figures(run, val_cache, device)))
 
 
 @app.command()
@@ -171,6 +176,11 @@ def evaluate(
     too for heads that tell their own), quality.json (each image), and in RUN/metrics AP per class, precision over
     recall and lost AP, with --per-layer layers.json. Boundary AP where faster-coco-eval is installed.
 
+    --json prints metrics.json: segm and bbox, own_bbox and boundary where there are any, each with AP AP50 AP75 APs APm
+    APl AR1 AR10 AR100 ARs ARm ARl (percent, null where undefined); mask_iou, matched, images; layers with --per-layer.
+
+    \b
+    Example:
     python -m pipeline evaluate --cache val --run runs/first
     """
     from . import evaluate as stage
@@ -219,6 +229,8 @@ def ablate(
     Heads of one batch size, view set, holdout and seed share a pass over the cache; with order_seed=0 the seeds share
     it too. The same command again goes on with what was stopped or has failed.
 
+    \b
+    Example:
     python -m pipeline ablate table02 --cache train --val-cache val --out ablations/table02 --steps 5% --seeds 0,1,2
     """
     from . import ablate as stage
@@ -254,7 +266,9 @@ def predict(
 ) -> None:
     """New images -> masks: overlays and COCO JSON.
 
-    python -m pipeline predict --detector deimv2-femto --weights femto.onnx --run runs/first --images photos --out masks
+    \b
+    Example:
+    python -m pipeline predict --detector hdetr-r50 --weights r50.pth --run runs/first --images photos --out masks
     """
     from . import predict as stage
 

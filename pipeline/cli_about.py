@@ -15,14 +15,15 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def detectors(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="As a JSON list; sizes and AP that nobody told are null.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects; what nobody told is null.")] = False,
 ) -> None:
     """The detectors that come with the package; any DETR in a TOML of yours, or hf:DIR, works too.
 
-    AP is the published box AP on COCO val2017 of the named weights; (in the package) needs no --weights.
+    AP is the published box AP on COCO val2017 of the named weights; (in the package) needs no --weights. Keys of
+    --json: name, kind, summary, backbone, levels, queries, parameters, weights, embedded, box_ap.
 
+    \b
+    Example:
     python -m pipeline detectors
     """
     from .detectors.listing import list_detectors
@@ -48,16 +49,24 @@ def detectors(
 
 
 @app.command()
-def heads() -> None:
+def heads(as_json: Annotated[bool, typer.Option("--json", help="A list of objects.")] = False) -> None:
     """The mask heads that come with the package.
 
+    Keys of --json: name, family, about.
+
+    \b
+    Example:
     python -m pipeline heads
     """
     from .config import shipped
     from .training.recipe import load_recipe
 
-    for name in shipped("heads"):
-        print(f"{name:20} {load_recipe(name).about}")
+    recipes = [load_recipe(name) for name in shipped("heads")]
+    if as_json:
+        print_json([{"name": recipe.name, "family": recipe.family, "about": recipe.about} for recipe in recipes])
+        return
+    for recipe in recipes:
+        print(f"{recipe.name:20} {recipe.about}")
 
 
 @app.command()
@@ -80,10 +89,12 @@ def describe(
     """Parameters and multiply-adds of a head, part by part, for one image of COCO's mean size.
 
     What a paper says of a row of an ablation stands beside it. Needs no weights and no image, unless the detector is an
-    ONNX export, whose widths its --weights tell.
+    ONNX export, whose widths its --weights tell. Keys of --json: name, params, macs, and parts, by name, with params
+    and macs.
 
+    \b
+    Examples:
     python -m pipeline describe --head mask-frozen-detr --detector hdetr-swin-l hidden=96
-
     python -m pipeline describe --ablation table04
     """
     from . import describe as stage

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from featcache.output import print_json
+
 app = typer.Typer(rich_markup_mode=None)
 
 
@@ -20,6 +22,8 @@ def report(
 ) -> None:
     """Runs -> one HTML page that needs nothing else: AP, where AP is lost, curves, cost, best and worst images.
 
+    \b
+    Example:
     python -m pipeline report runs/first runs/second --cache val --out report.html
     """
     from . import report as stage
@@ -35,16 +39,24 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Gets head.pt2, head.onnx, inputs.json.", metavar="DIR")],
     form: Annotated[Literal["pt2", "onnx"] | None, typer.Option("--format", help="Only this one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects, one per file.")] = False,
 ) -> None:
     """Trained head -> torch.export and ONNX: maps, boxes, queries in, mask logits out.
 
-    Each file is run on images of the cache and fails where it differs from the head by more than 1e-4.
+    Each file is run on images of the cache and fails where it differs from the head by more than 1e-4. Keys of --json:
+    file, difference (largest, absolute), checks, free_maps (whether maps of any size are taken).
 
+    \b
+    Example:
     python -m pipeline export runs/first --cache val --out exported
     """
     from . import export as stage
 
-    for one in stage.main(cache=cache, run=run, out=out, formats=[form] if form else list(stage.FILES)):
+    exported = stage.main(cache=cache, run=run, out=out, formats=[form] if form else list(stage.FILES))
+    if as_json:
+        print_json([{**vars(one), "file": str(one.file)} for one in exported])
+        return
+    for one in exported:
         sizes = "any" if one.free_maps else "of this cache's first image only"
         print(f"{one.file}  largest difference {one.difference:.1e} in {one.checks} checks, map sizes: {sizes}")
 
@@ -57,6 +69,8 @@ def tensorboard(
 
     Again for what a training has written since. Needs pip install 'featcache[tensorboard]'; `report` needs nothing.
 
+    \b
+    Example:
     python -m pipeline tensorboard runs/first runs/second
     """
     from . import tensorboard as stage

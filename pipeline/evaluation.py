@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pycocotools.coco import COCO
 
-from featcache.progress import Progress
+from featcache.progress import Progress, read
 
 from .data.sources import Batch, Cached
 from .errors import PipelineError
@@ -111,6 +111,7 @@ def evaluate_contenders(
     boxes: list[Result] = []
     if not scores:
         return {}
+    before = source.cache.bytes_read
     with Progress(len(indices), "images") as progress:
         for index in indices:
             batch = source.batch([(index, view)])
@@ -125,7 +126,8 @@ def evaluate_contenders(
                     continue
                 score.add(found, batch.infos[0].id)
             boxes += found.boxes if found is not None else []
-            progress.update(1, f"{len(scores)} heads" if len(contenders) > 1 else "")
+            facts = [f"{len(scores)} heads"] if len(contenders) > 1 else []
+            progress.update(1, ", ".join([*facts, read(source.cache.bytes_read - before, progress.seconds)]))
             if not scores:
                 return {}
     truth = truth_of(source, indices)

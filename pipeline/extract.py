@@ -91,8 +91,11 @@ def main(
         shard=f"{shard.number}/{shard.count}" if shard != ALL else None,
     )
     spec = cache_spec(model, coco, codec, views, command, max_error=MAX_ERROR if max_error is None else max_error)
+    mine = shard.slice(len(coco.images))
+    if shard != ALL:  # for `featcache info`
+        spec = replace(spec, recipe={**spec.recipe, "part": [mine.start, mine.stop]})
     with CacheWriter(cache, spec, coco.images, coco.ground_truth) as writer:
-        todo = {view: [i for i in writer.pending(view) if i in shard.slice(len(coco.images))] for view in views}
+        todo = {view: [i for i in writer.pending(view) if i in mine] for view in views}
         unreadable = extract_batches(model, coco, writer, todo, batch_size, strict)
     if unreadable:
         raise several_unreadable(unreadable, "repair them and run the same command again: it does only what is missing")

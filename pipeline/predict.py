@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from featcache import CacheSpec, ImageInfo
-from featcache.progress import Progress
+from featcache.progress import Progress, written
 
 from .data.coco import Category
 from .data.images import UnreadableImageError, find_images, open_image, several_unreadable
@@ -52,6 +52,7 @@ def main(
     infos: list[ImageInfo] = []
     drawn: list[Image.Image] = []
     failed: list[UnreadableImageError] = []
+    size = 0
     with Progress(len(files), "images") as progress:
         for file, image_id, name in zip(files, image_ids(files), overlay_names(files), strict=True):
             try:
@@ -62,11 +63,12 @@ def main(
                 found = predict_image(image, image_id, model, head, trained.categories)
                 picture = overlay(image, found, trained.categories, min_score)
                 picture.save(overlays / name, quality=92)
+                size += (overlays / name).stat().st_size
                 if len(drawn) < SHEET_IMAGES:
                     drawn.append(picture)
                 results += found
                 infos.append(ImageInfo(image_id, image.height, image.width, str(file)))
-            progress.update(1)
+            progress.update(1, written(out, size, progress.seconds))
     write_json(out / "results.json", results)
     write_json(out / "images.json", [asdict(info) for info in infos], indent=2)
     if drawn:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import evaluate
 from .data.coco import load_coco
 from .data.live import Live
 from .data.sources import Cached, FeatureSource
 from .detectors.base import LearningDetector
 from .detectors.registry import build_detector
 from .errors import PipelineError, UsageError
+from .evaluation import evaluated, evaluation_identity, images_to_evaluate
 from .extract import cache_spec, check_categories
 from .heads.registry import build_head
 from .training.checkpoint import (
@@ -78,6 +80,13 @@ def main(
     with logged(run / LOG, " ".join(code_version().values())):
         _train(source, run, description, learner, judge)
     return run
+
+
+def figures(run: Path, val_cache: Path, device: str = "cpu") -> dict[str, Any]:
+    """The metrics of a trained run, as `evaluate` writes them; an evaluation after its last step is not done again."""
+    judge = Cached(val_cache, device)
+    identity = evaluation_identity(judge, 0, images_to_evaluate(judge, 0))
+    return evaluated(run, identity) or evaluate.main(cache=val_cache, run=run, device=device)
 
 
 def _train(

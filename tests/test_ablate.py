@@ -370,6 +370,15 @@ def test_a_val_cache_of_another_detector_is_refused_before_training(toml: Path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_evaluations_on_the_way_are_refused(toml: Path, cache: Path, tmp_path: Path) -> None:
+    words = ("ablate", toml, "--cache", cache, "--out", tmp_path / "out", "evaluate_every=5")
+    for more in ((), ("--dry-run",)):
+        result = call(*words, *more)
+        assert result.exit_code == 2
+        assert "error: ablate evaluates every head once, at the end: evaluate_every is for train" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_head_that_does_not_fit_the_features_fails_alone(cache: Path, tmp_path: Path) -> None:
     """As a row of the paper's Table 15 does on a cache of one encoder layer."""
     row = '[[rows]]\nname = "layer 2"\nsettings = { encoder_layer = 2 }\n'

@@ -11,8 +11,10 @@ import onnxruntime
 import pytest
 import torch
 from discs import write_discs
+from typer.testing import CliRunner
 
 from pipeline import export, train
+from pipeline.cli import app
 from pipeline.errors import PipelineError
 from pipeline.heads import export_mode
 from pipeline.heads.deformable import cell_centres
@@ -70,6 +72,16 @@ def test_onnxruntime_alone_runs_it_and_boxes_are_free(cache: Path, tmp_path: Pat
     assert [one.shape for one in nine] == [(9, 8, 8), (9, 2)]
     two: list[Any] = list(session.run(None, {**given, "boxes": boxes[:2], "queries": queries[:2]}))
     np.testing.assert_allclose(two[0], nine[0][:2], atol=1e-5)
+
+
+def test_what_was_checked_is_told_as_json_too(cache: Path, tmp_path: Path) -> None:
+    run, out = trained(cache, tmp_path / "run"), tmp_path / "out"
+    words = ["export", str(run), "--cache", str(cache), "--out", str(out), "--format", "pt2", "--json"]
+    result = CliRunner().invoke(app, words)
+    (told,) = json.loads(result.stdout)
+    assert [*told] == ["file", "difference", "checks", "free_maps"]
+    assert told["file"] == str(out / "head.pt2")
+    assert told["free_maps"] is True
 
 
 def test_a_file_that_says_something_else_is_taken_away(

@@ -184,6 +184,9 @@ def test_shards_together_do_every_image_once(tiny: Tiny, tmp_path: Path) -> None
         extract.main(**tiny.arguments, cache=tmp_path / f"{number}", shard=extract.Shard(number, 3))
         for number in (1, 2, 3)
     ]
+    for path in paths:
+        start, stop = Cache(path).spec.recipe["part"]  # for `featcache info`
+        assert Cache(path).done().tolist() == [start <= index < stop for index in range(8)]
     done = np.stack([Cache(path).done("orig") for path in paths])
     assert done.sum(0).tolist() == [1] * 8
     assert len({Cache(path).spec.fingerprint for path in paths}) == 1

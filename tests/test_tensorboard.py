@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from discs import write_discs
 from typer.testing import CliRunner
 
-from pipeline import tensorboard
+from pipeline import tensorboard, train
 from pipeline.cli import app
 from pipeline.errors import PipelineError
 
@@ -79,10 +80,23 @@ def test_a_run_without_numbers_is_named(run: Path, tmp_path: Path) -> None:
         tensorboard.main(runs=[run, tmp_path / "none"])
 
 
-def test_event_files_hold_the_numbers(run: Path) -> None:
-    """With the real package, where there is one."""
+def test_event_files_hold_the_numbers_of_a_training(tmp_path: Path) -> None:
+    """TensorBoard's own reader finds every number of metrics.jsonl, to its float32, and nothing else."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    cache = write_discs(tmp_path / "cache", images=4)
+    settings = {"steps": "4", "batch_size": "2", "hidden": "8", "roi": "8", "warmup": "0", "log_every": "1"}
+    run = train.main(
+        cache=cache, val_cache=cache, head="unet", run=tmp_path / "run", settings={**settings, "evaluate_every": "2"}
+    )
     (folder,) = tensorboard.main(runs=[run])
     events = reader.EventAccumulator(str(folder)).Reload()
     found = {(tag, one.step): one.value for tag in events.Tags()["scalars"] for one in events.Scalars(tag)}
-    assert found == pytest.approx(POINTS)
+    wanted: dict[tuple[str, int], float] = {}
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        flat = {**row, **{f"val/{name}": value for name, value in row.get("val", {}).items()}}
+        for name in flat.keys() - {"step", "val", "best"}:
+            if flat[name] is not None:
+                wanted[name, row["step"]] = flat[name]
+    assert {("loss", 1), ("lr", 4), ("data_wait", 3), ("val/AP", 2), ("val/AP", 4)} <= set(wanted)
+    assert found == pytest.approx(wanted, rel=1e-6)

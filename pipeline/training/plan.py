@@ -55,6 +55,11 @@ def plan(
     """The ablation and its members, row by row. Nothing is trained or written."""
     ablation, spec = load_ablation(name), source.cache.spec
     rows = _frozen(_with_settings(_of_detector(ablation.rows, spec.source.get("name")), settings, steps))
+    if any(row.recipe.train.evaluate_every for row in rows):
+        raise UsageError(
+            "ablate evaluates every head once, at the end: evaluate_every is for train",
+            "leave it out, or train that head alone: python -m pipeline train --val-cache DIR evaluate_every=N ...",
+        )
     members: list[Member] = []
     for row in rows:
         parameters, problem = 0, ""

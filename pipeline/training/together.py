@@ -96,7 +96,7 @@ def _facts(stepped: list[Trainer]) -> str:
         return ""
     first = numbers[0]
     speed = f"{first['images_per_second']:.1f} images/s, waiting {first['data_wait']:.0%}"
-    memory = f"{max(one['memory_bytes'] for one in numbers) / 1e9:.1f} GB"
+    memory = f"memory {max(one['memory_bytes'] for one in numbers) / 1e9:.1f} GB"
     if len(stepped) > 1:
         losses = [one["loss"] for one in numbers if "loss" in one]
         span = f", loss {min(losses):.3f} to {max(losses):.3f}" if losses else ""

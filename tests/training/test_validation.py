@@ -93,6 +93,24 @@ def test_the_figures_are_those_of_evaluate(caches: tuple[Path, Path], run: Path)
     assert identity["weights"] == f"best, of step {best_step(run)}"
 
 
+def test_the_last_evaluation_is_that_of_the_result(
+    caches: tuple[Path, Path], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are those that `evaluate` writes; `train --val-cache` shows its figures and evaluates nothing again."""
+    names = ("metrics.json", "results.json", "boxes.json", "quality.json", "evaluated.json", "metrics/lost_ap.json")
+    evaluate.main(cache=caches[1], run=run)
+    expected = {name: (run / name).read_bytes() for name in names}
+    for name in names:
+        (run / name).unlink()
+    folder = run.with_name("again")
+    train.main(cache=caches[0], val_cache=caches[1], head=HEAD, run=folder, settings=EVERY)
+    assert {name: (folder / name).read_bytes() for name in names} == expected
+    monkeypatch.setattr(evaluate, "main", None)
+    assert train.figures(folder, caches[1]) == json.loads(expected["metrics.json"])
+    evaluations = [row["step"] for row in validations(folder)]
+    assert evaluations == [3, 6, 8]
+
+
 def test_only_better_weights_take_the_place_of_the_best(
     caches: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
