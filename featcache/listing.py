@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,9 +60,9 @@ def _scores(
         scores, counts = _read_one_by_one(header, view, chosen)
     else:
         scores, counts = scores[chosen], counts[chosen]
-    real: NDArray[np.bool_] = np.arange(scores.shape[1]) < counts[:, None]
-    best: NDArray[np.float32] = np.where(real, scores, 0).max(1, initial=0.0)
-    boxes: NDArray[np.int64] = ((scores >= min_score) & real).sum(1)
+    real = np.less(np.arange(header.spec.detections), cast("NDArray[np.int32]", counts)[:, None])
+    boxes = np.count_nonzero(real & (scores >= min_score), axis=1)
+    best = cast("NDArray[np.float32]", np.where(real, scores, np.float32(0)).max(1, initial=0.0))
     return boxes, best.astype(np.float64).round(3)
 
 
