@@ -18,6 +18,8 @@ FEWEST_STEPS = 128
 BLOCKS = 64
 """Blocks along a side of the map over which means are taken, a block being at least a cell: those of a 14 x 14 RoI on
 a box of about a fifth of the image's side."""
+_SAMPLED_ROWS = 32
+"""About so many rows of a map tell which share of a channel's cells holds its least value."""
 
 
 def fewest_steps(
@@ -35,10 +37,11 @@ def fewest_steps(
     """
     height, width = (max(1, side // BLOCKS) for side in values.shape[1:])
     means = values if height * width == 1 else avg_pool2d(values, (height, width))
-    some = values[:, ::height]  # a row of each row of blocks tells the share
-    share = torch.count_nonzero(some > low[:, None, None], dim=(1, 2)).double() / some[0].numel()
-    # In float64 the order of summation, which may depend on the machine, cannot change the whole number found.
-    noise = ((high.double() - low.double()).square() * share).mean() / (12 * MOST_STEPS**2 * height * width)
-    error = (noise / means.double().square().mean()).sqrt()  # with MOST_STEPS
-    steps = (MOST_STEPS * error / max_error).ceil()
-    return steps.nan_to_num(MOST_STEPS).clamp(FEWEST_STEPS, MOST_STEPS).float()
+    some = values[:, :: max(1, values.shape[1] // _SAMPLED_ROWS)]
+    share = torch.count_nonzero(some > low[:, None, None], dim=(1, 2)) / some[0].numel()
+    noise = ((high - low).double().square() * share).sum() / (12 * MOST_STEPS**2 * height * width)
+    norms: Tensor = torch.linalg.vector_norm(means.flatten(1), dim=1)  # pyright: ignore
+    energy = norms.double().square().sum() / means[0].numel()
+    steps = (MOST_STEPS / max_error * (noise / energy).sqrt()).ceil()
+    known = torch.isfinite(energy) & (energy > 0)  # beyond 1e19 squares leave float32
+    return torch.where(known, steps, MOST_STEPS).clamp(FEWEST_STEPS, MOST_STEPS).float()

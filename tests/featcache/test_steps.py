@@ -75,6 +75,11 @@ def test_without_a_bound_every_channel_has_255_steps() -> None:
     torch.testing.assert_close(encoded.scale, (values.amax((1, 2)) - values.amin((1, 2))) / 255)
 
 
+def test_values_whose_squares_leave_float32_keep_all_steps() -> None:
+    fine = textured(6, 200)
+    assert stored(fine, MAX_ERROR)[1] < stored(fine * 1e25, MAX_ERROR)[1] == 255
+
+
 def test_a_large_mean_does_not_excuse_less_than_seven_bits() -> None:
     assert stored(textured(6, 80) + 1000, MAX_ERROR)[1] == 128
 
