@@ -18,7 +18,7 @@ from .detectors.registry import build_detector
 from .files import write_json
 from .heads.base import MaskHead
 from .masks import rle
-from .masks.paste import paste
+from .masks.image_results import finished
 from .masks.results import Result, box_results, mask_results
 from .masks.viz import draw_masks, sheet
 from .training.checkpoint import check_features, load_head
@@ -100,10 +100,10 @@ def predict_image(
     image_hw = (image.height, image.width)
     with torch.inference_mode():
         features = model.detect(model.transform(image)[None])
-        masks = head.predict(features)[0]
+        masks, counts = finished(head.predict(features)[0], image_hw)
     boxes_xyxy = view_to_original(masks.boxes.cpu(), image_hw)
     boxes = box_results(image_id, boxes_xyxy, masks.scores, masks.labels, [c["id"] for c in categories])
-    found = mask_results(boxes, masks.scores, paste(masks.mask_logits, masks.grid_boxes, image_hw), image_hw)
+    found = mask_results(boxes, masks.scores, counts, image_hw)
     return sorted(found, key=lambda result: -result["score"])
 
 

@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.heads.base import Masks
 from pipeline.masks import rle
 from pipeline.masks.coco_eval import FIGURES, coco_figures, coco_ground_truth
-from pipeline.masks.image_results import image_results
+from pipeline.masks.image_results import finished, image_results
 from pipeline.masks.references import box_logits
 from pipeline.masks.results import box_results
 
@@ -168,6 +168,23 @@ def test_boxes_of_the_heads_own_have_an_ap_of_their_own(tiny: Tiny, tmp_path: Pa
     again = evaluate.main(cache=tmp_path / "perfect", run=run, reference="box")
     assert "own_bbox" not in again
     assert not (run / "own_boxes.json").exists()
+
+
+def test_quality_in_the_image_ranks_the_masks() -> None:
+    """The better class has the worse mask: after it is pasted it comes second, box and label with it."""
+    logits = torch.full((2, 4, 4), 0.2)
+    logits[1] = 4.0
+    boxes = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]])
+    arguments: dict[str, Any] = {"boxes": boxes, "scores": torch.tensor([0.9, 0.7]), "labels": torch.tensor([3, 1])}
+    masks, counts = finished(Masks(logits, **arguments, own_boxes=True, judge_pasted=True), (20, 40))
+    torch.testing.assert_close(masks.scores, torch.tensor([0.7 * 0.98201, 0.9 * 0.54983]), atol=1e-4, rtol=0)
+    assert masks.labels.tolist() == [1, 3]
+    assert torch.equal(masks.boxes, boxes.flip(0))
+    assert torch.equal(masks.mask_logits, logits.flip(0))
+    assert (masks.own_boxes, masks.judge_pasted) == (True, False)
+    assert [rle.box_xywh(one, (20, 40)) for one in counts] == [[20, 0, 20, 20], [0, 0, 20, 20]]
+    as_they_are, _ = finished(Masks(logits, **arguments), (20, 40))
+    assert as_they_are.labels.tolist() == [3, 1]
 
 
 def test_boundary_ap_is_there_where_its_package_is(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

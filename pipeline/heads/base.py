@@ -92,7 +92,7 @@ class Masks:
     boxes: Tensor
     """cxcywh in 0-1 of the view. "n 4" """
     scores: Tensor
-    """Final confidence: class score times mask quality. "n" """
+    """Final confidence: class score times mask quality (but see `judge_pasted`). "n" """
     labels: Tensor
     """int64, position in the categories sorted by id. "n" """
     frames: Tensor | None = None
@@ -100,6 +100,10 @@ class Masks:
 
     own_boxes: bool = False
     """Whether the boxes are the head's own, not the frozen detector's: then they have an AP of their own."""
+
+    judge_pasted: bool = False
+    """Whether the quality of each mask is yet to be told from its pixels in the image, and `scores` to be multiplied by
+    it: the official inference of Mask2Former and Mask DINO."""
 
     @property
     def grid_boxes(self) -> Tensor:

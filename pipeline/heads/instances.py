@@ -4,25 +4,22 @@ import torch
 from torch import Tensor
 
 from ..data.transforms import xyxy_to_cxcywh
-from ..masks.scores import mask_quality
 from .base import Masks
 
 
 def instances(
     probs: Tensor, mask_logits: Tensor, view_hw_cells: tuple[float, float], most: int, boxes: Tensor | None = None
 ) -> Masks:
-    """The `most` best pairs of query and class, best score first: class probability times mask quality.
+    """The `most` best pairs of query and class, best first, with the class probability as score.
 
-    The official post-processing, but that the quality is taken on the grid of the logits, before they are pasted.
+    The official post-processing multiplies it by the quality of the mask in the image: `Masks.judge_pasted`.
     probs: of each class, "q classes". mask_logits: "q h w". view_hw_cells: height and width of the view in cells; the
     grid's last may reach beyond it. boxes: cxcywh in 0-1 of the view, "q 4"; None: those of the masks.
     """
     classes = probs.shape[1]
-    best, pairs = probs.flatten().topk(min(most, probs.numel()))
+    scores, pairs = probs.flatten().topk(min(most, probs.numel()))
     mask_logits = mask_logits.float()
     kept = pairs // classes
-    scores, order = torch.sort(best * mask_quality(mask_logits)[kept], descending=True, stable=True)
-    kept, labels = kept[order], (pairs % classes)[order]
     h, w = view_hw_cells
     size = mask_logits.new_tensor([w, h, w, h])
     grid = mask_logits.new_tensor([0.0, 0.0, mask_logits.shape[2], mask_logits.shape[1]])
@@ -32,9 +29,10 @@ def instances(
         mask_logits=mask_logits[kept],
         boxes=boxes[kept],
         scores=scores,
-        labels=labels,
+        labels=pairs % classes,
         frames=xyxy_to_cxcywh(grid / size).expand(len(kept), 4),
         own_boxes=True,
+        judge_pasted=True,
     )
 
 

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..data.coco import Category, contiguous_labels, view_of
 from ..data.sources import Batch
 from ..data.transforms import view_to_original
+from ..data.views import View
 from ..heads.base import Masks
 from .matching import in_box_iou, match_boxes
-from .paste import paste
+from .paste import paste, paste_and_judge
 from .references import box_logits
 from .results import Result, box_results, mask_results
 
@@ -41,8 +44,8 @@ def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) ->
     info, truth = batch.infos[0], batch.ground_truth[0]
     view = view_of(info, batch.views[0])
     image_hw = (info.height, info.width)
+    masks, counts = finished(masks, image_hw, view)
     boxes_xyxy, labels = view_to_original(masks.boxes.cpu(), image_hw, view), masks.labels.cpu()
-    counts = paste(masks.mask_logits, masks.grid_boxes, image_hw, view)
     category_ids, seen = [c["id"] for c in categories], batch.features
     detected_xyxy = view_to_original(seen.boxes[0].cpu(), image_hw, view)
     detected = box_results(info.id, detected_xyxy, seen.scores[0], seen.labels[0], category_ids)
@@ -54,3 +57,20 @@ def image_results(batch: Batch, masks: Masks, categories: Sequence[Category]) ->
     objects = len(truth) - int(truth.iscrowd.sum())
     results = mask_results(boxes, masks.scores, counts, image_hw)
     return ImageResults(detected, results, boxes if masks.own_boxes else None, ious, objects)
+
+
+def finished(masks: Masks, image_hw: tuple[int, int], view: View | str = "orig") -> tuple[Masks, list[bytes]]:
+    """The masks with their final scores, best first where these are told only now, and their compressed counts."""
+    if not masks.judge_pasted:
+        return masks, paste(masks.mask_logits, masks.grid_boxes, image_hw, view)
+    counts, quality = paste_and_judge(masks.mask_logits, masks.grid_boxes, image_hw, view)
+    scores, order = torch.sort(masks.scores * quality.to(masks.scores.device), descending=True, stable=True)
+    ranked = Masks(
+        mask_logits=masks.mask_logits[order],
+        boxes=masks.boxes[order],
+        scores=scores,
+        labels=masks.labels[order],
+        frames=None if masks.frames is None else masks.frames[order],
+        own_boxes=masks.own_boxes,
+    )
+    return ranked, [counts[place] for place in order.tolist()]

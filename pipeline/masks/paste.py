@@ -5,7 +5,7 @@ Logits, not probabilities or masks, are resized, and cut at 0 (probability one h
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,20 +26,39 @@ def paste(mask_logits: Tensor, boxes: Tensor, image_hw: tuple[int, int], view: V
     mask_logits: "n r r" before sigmoid, in the frame of each box. boxes: "n 4" cxcywh in 0-1 of `view`. A mask covers
     only pixels whose centre lies in its box, so a box without any gives an empty mask.
     """
+    return [counts for counts, _ in _pasted(mask_logits, boxes, image_hw, view)]
+
+
+def paste_and_judge(
+    mask_logits: Tensor, boxes: Tensor, image_hw: tuple[int, int], view: View | str = "orig"
+) -> tuple[list[bytes], Tensor]:
+    """`paste`, and the quality of each mask on the pixels of the image: `mask_quality` of what is pasted, "n"."""
+    counts: list[bytes] = []
+    quality: list[float] = []
+    for one, values in _pasted(mask_logits, boxes, image_hw, view):
+        counts.append(one)
+        inside = values[values > 0]
+        quality.append(float((1 / (1 + np.exp(-inside))).mean()) if inside.size else 0.0)
+    return counts, torch.tensor(quality, dtype=torch.float32)
+
+
+def _pasted(
+    mask_logits: Tensor, boxes: Tensor, image_hw: tuple[int, int], view: View | str
+) -> Iterator[tuple[bytes, Weights]]:
+    """Compressed counts of each mask, and its logits on the pixels of its box."""
     logits = mask_logits.detach().float().cpu().numpy()
     if as_view(view, image_hw).mirrored:
         logits = logits[..., ::-1]
     boxes_xyxy = view_to_original(boxes.detach().cpu(), image_hw, view).tolist()
     canvas = np.zeros(image_hw, dtype=np.uint8, order="F")
-    pasted: list[bytes] = []
     for one, (x0, y0, x1, y1) in zip(logits, boxes_xyxy, strict=True):
         rows, columns = _pixels(y0, y1, image_hw[0]), _pixels(x0, x1, image_hw[1])
         weights_y, weights_x = _bilinear(rows, y0, y1, one.shape[0]), _bilinear(columns, x0, x1, one.shape[1])
         region = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
-        canvas[region] = weights_y @ one @ weights_x.T > 0
-        pasted.append(rle.encode(canvas))
+        values = weights_y @ one @ weights_x.T
+        canvas[region] = values > 0
+        yield rle.encode(canvas), values
         canvas[region] = 0
-    return pasted
 
 
 def encode(mask: Mask, box_xyxy: Sequence[float], side: int) -> Tensor:

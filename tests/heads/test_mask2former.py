@@ -142,19 +142,20 @@ def test_the_box_of_a_mask_is_that_of_the_pasted_one() -> None:
         torch.testing.assert_close(box, pasted.float(), atol=1 / scale + 1e-4, rtol=0)
 
 
-def test_instances_are_ranked_by_class_and_quality() -> None:
-    """Two queries, two classes: all four pairs, best first, the scores by hand."""
+def test_instances_are_pairs_of_query_and_class() -> None:
+    """Two queries, two classes: the best three of four pairs. Their quality is told where they are pasted."""
     mask_logits = torch.full((2, 4, 6), -4.0)
     mask_logits[0, 1:3, 1:3], mask_logits[1, 2:, 3:] = 2.0, 0.2
     probs = torch.tensor([[0.5, 0.1, 0.4], [0.3, 0.6, 0.1]])
     found = instances(probs[:, :2], mask_logits, (3.5, 6.0), 3)
-    sure, unsure = torch.tensor([2.0, 0.2]).sigmoid().tolist()
-    assert found.labels.tolist() == [0, 1, 0]
-    torch.testing.assert_close(found.scores, torch.tensor([0.5 * sure, 0.6 * unsure, 0.3 * unsure]))
-    assert torch.equal(found.mask_logits[1], mask_logits[1])
+    assert found.labels.tolist() == [1, 0, 0]
+    torch.testing.assert_close(found.scores, torch.tensor([0.6, 0.5, 0.3]))
+    assert found.judge_pasted
+    assert found.own_boxes
+    assert torch.equal(found.mask_logits[1], mask_logits[0])
     # the grid is half a cell longer than the view, and so is what its masks span
     torch.testing.assert_close(found.grid_boxes[0], torch.tensor([0.5, 4 / 3.5 / 2, 1.0, 4 / 3.5]))
-    assert found.boxes[1, 1].item() + found.boxes[1, 3].item() / 2 == pytest.approx(1)
+    assert found.boxes[0, 1].item() + found.boxes[0, 3].item() / 2 == pytest.approx(1)
 
 
 def test_levels_come_coarse_to_fine_and_in_turn() -> None:

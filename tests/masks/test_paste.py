@@ -13,7 +13,7 @@ from pipeline.data.transforms import original_to_view
 from pipeline.data.views import View, resolve
 from pipeline.masks import rle
 from pipeline.masks.coco_eval import Result, coco_figures, coco_ground_truth
-from pipeline.masks.paste import encode, paste
+from pipeline.masks.paste import encode, paste, paste_and_judge
 
 HW = (20, 30)
 
@@ -123,3 +123,17 @@ def test_ground_truth_through_encode_paste_and_rle_has_full_ap(shared: Path, sid
     figures = coco_figures(truth, results, "segm")
     assert figures["AP"] is not None
     assert figures["AP"] >= least
+
+
+def test_quality_is_that_of_the_pasted_pixels() -> None:
+    """By torch: logits resized to the image, the mean probability where they are positive; an empty mask has none."""
+    torch.manual_seed(0)
+    logits = torch.randn(3, 5, 6)
+    logits[1] = -1
+    whole = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).expand(3, 4)
+    counts, quality = paste_and_judge(logits, whole, HW)
+    resized = F.interpolate(logits[None], HW, mode="bilinear", align_corners=False)[0]
+    inside = (resized > 0).float()
+    expected = (resized.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+    torch.testing.assert_close(quality, expected, atol=1e-5, rtol=1e-5)
+    assert counts == paste(logits, whole, HW)
