@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +11,19 @@ from discs import write_discs
 
 from pipeline import evaluate, train
 from pipeline.data.sources import Cached
+from pipeline.data.views import resolve
+from pipeline.detectors.base import Features
+from pipeline.heads.base import Widths
+from pipeline.heads.mask_dino import MaskDino, MaskDinoConfig
 from pipeline.training.checkpoint import load_head
+from pipeline.training.config import TrainConfig
 from pipeline.training.trainer import Trainer
+from pipeline.training.view_objects import ViewObjects
 
 SETTINGS = {
     "steps": "40", "batch_size": "3", "lr": "3e-3", "clip": "1.0", "schedule": "cosine", "log_every": "1",
     "checkpoint_every": "5", "hidden": "16", "heads": "2", "feed_forward": "32", "layers": "2", "queries": "6",
-    "points": "2", "mask_points": "128", "denoising": "8",
+    "sampling_points": "2", "mask_points": "128", "denoising": "8",
 }  # fmt: skip
 FAMILY = {
     "mask-dino": {},
@@ -74,3 +82,50 @@ def test_stopped_and_continued_equals_uninterrupted(
     train.main(cache=cache, head="di-maskdino", run=stopped, settings=settings)
     first, second = (torch.load(run / "head.pt", weights_only=True) for run in (whole, stopped))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_images_of_several_sizes_share_a_loss() -> None:
+    """Class and box terms of a batch are those of its images alone, each counted by its share of the objects."""
+    torch.manual_seed(0)
+    widths = Widths({"c1": 8, "e16": 8}, {"c1": 4, "e16": 16}, ("e16",), query_dim=8, classes=3)
+    head = MaskDino(MaskDinoConfig(hidden=16, heads=2, feed_forward=16, layers=2, queries=9, denoising=0), widths)
+    config = TrainConfig(bce_weight=0, dice_weight=0)  # no points then, so nothing is drawn that counts
+    sizes, counts = [(64, 64), (48, 64), (64, 64)], [2, 1, 0]
+    objects = [
+        ViewObjects(
+            labels=torch.randint(3, (count,)),
+            boxes=torch.rand(count, 4) * 0.2 + 0.3,
+            masks=torch.ones(count, 8, 8, dtype=torch.uint8),
+            view=resolve("orig", 1, (8, 8)),
+        )
+        for count in counts
+    ]
+    features = features_of(widths, sizes)
+
+    def loss(rows: list[int]) -> dict[str, torch.Tensor]:
+        batch: Any = SimpleNamespace(features=features.unpadded(rows) if len(rows) == 1 else features)
+        return head.loss(batch, [objects[row] for row in rows], config, torch.Generator())
+
+    together = loss([0, 1, 2])
+    alone = [loss([row]) for row in range(3)]
+    for term in ("class", "l1", "giou", "selected"):
+        expected = sum(max(1, count) * terms[term] for count, terms in zip(counts, alone, strict=True)) / sum(counts)
+        torch.testing.assert_close(together[term], expected)
+
+
+def features_of(widths: Widths, sizes: list[tuple[int, int]]) -> Features:
+    """Random maps, zero in the padding."""
+    maps = {name: torch.zeros(len(sizes), 8, 64 // stride, 64 // stride) for name, stride in widths.strides.items()}
+    for name, stride in widths.strides.items():
+        for row, (h, w) in enumerate(sizes):
+            maps[name][row, :, : h // stride, : w // stride] = torch.randn(8, h // stride, w // stride)
+    return Features(
+        maps=maps,
+        encoder=widths.encoder,
+        strides=widths.strides,
+        queries=torch.zeros(len(sizes), 1, 8),
+        boxes=torch.zeros(len(sizes), 1, 4),
+        scores=torch.zeros(len(sizes), 1),
+        labels=torch.zeros(len(sizes), 1, dtype=torch.int64),
+        input_hw=torch.tensor(sizes),
+    )

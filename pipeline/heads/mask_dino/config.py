@@ -20,7 +20,7 @@ class MaskDinoConfig:
     """Width of the decoder and of the mask features."""
     heads: int = 8
     """Of every attention."""
-    points: int = 4
+    sampling_points: int = 4
     """Where each head of the deformable attention looks in each level."""
     feed_forward: int = 2048
     """Width between the two layers of every feed-forward."""
@@ -53,7 +53,7 @@ class MaskDinoConfig:
     """Points of a mask at which loss and matching look: 112 x 112."""
 
     def __post_init__(self) -> None:
-        for name in ("queries", "layers", "heads", "points", "feed_forward", "detections", "mask_points"):
+        for name in ("queries", "layers", "heads", "sampling_points", "feed_forward", "detections", "mask_points"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         for name in ("encoder_layer", "levels", "interaction_layers", "guiding_tokens", "denoising"):

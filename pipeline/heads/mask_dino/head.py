@@ -57,7 +57,7 @@ class MaskDino(MaskHead):
             width,
             layers=config.layers,
             levels=len(channels),
-            points=config.points,
+            points=config.sampling_points,
             guiding_tokens=config.guiding_tokens,
             **sizes,
         )
