@@ -59,7 +59,7 @@ def main(
     val_cache: Path | None = None,
     steps: str | None = None,
     seeds: Sequence[int] = (),
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> Outcome:
     """Train and evaluate every row with every seed; `out` gets a run directory for each, the table and the plot.

@@ -80,7 +80,7 @@ class Description:
 def main(
     *,
     head: str,
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     detector: str | None = None,
     weights: Path | None = None,
     cache: Path | None = None,

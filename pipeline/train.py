@@ -49,7 +49,7 @@ def main(
     live: LiveInputs | None = None,
     head: str,
     run: Path,
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     device: str = "cpu",
     val_cache: Path | None = None,
 ) -> Path:

@@ -84,7 +84,7 @@ def look(cache: Path) -> Cache:
 
 def learn(cache: Path, run: Path, head: str, **settings: Any) -> Path:
     """Train a head; returns the run directory."""
-    return train.main(cache=cache, head=head, run=run, settings={key: str(value) for key, value in settings.items()})
+    return train.main(cache=cache, head=head, run=run, settings=settings)
 
 
 # 5. AP. ---------------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def plan(
     *,
     steps: str | None,
     seeds: Sequence[int],
-    settings: Mapping[str, str],
+    settings: Mapping[str, Any],
 ) -> tuple[Ablation, list[Member]]:
     """The ablation and its members, row by row. Nothing is trained or written."""
     ablation, spec = load_ablation(name), source.cache.spec
@@ -164,7 +164,7 @@ def _frozen(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(row for row in rows if row not in left_out)
 
 
-def _with_settings(rows: Sequence[Row], settings: Mapping[str, str], steps: str | None) -> tuple[Row, ...]:
+def _with_settings(rows: Sequence[Row], settings: Mapping[str, Any], steps: str | None) -> tuple[Row, ...]:
     """The rows with what the command line says; a setting that a row's head does not have passes it by."""
     known = [{*vars(row.recipe.head), *vars(row.recipe.train)} for row in rows]
     if stray := [key for key in settings if not any(key in fields for fields in known)]:

@@ -53,9 +53,14 @@ def load_recipe(name_or_file: str) -> Recipe:
     return _parse(Path(name_or_file).stem, read_toml(Path(name_or_file)), name_or_file)
 
 
-def override(recipe: Recipe, assignments: Mapping[str, str]) -> Recipe:
-    """With the `key=value` settings of a command line; a key is a field of the head or of its training."""
-    return change(recipe, {key: _value(text) for key, text in assignments.items()}, "the command line")
+def override(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
+    """With other settings, a key being a field of the head or of its training.
+
+    Strings are read as the `key=value` words of a command line are; other values, of a caller in Python, are taken as
+    they are.
+    """
+    values = {key: _value(text) if isinstance(text, str) else text for key, text in assignments.items()}
+    return change(recipe, values, "the command line")
 
 
 def change(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:

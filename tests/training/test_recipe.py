@@ -24,6 +24,15 @@ def test_settings_reach_head_and_training() -> None:
     assert (recipe.head.hidden, recipe.train.lr, recipe.train.amp, recipe.train.views) == (64, 1e-3, "bf16", ("orig",))
 
 
+def test_settings_from_python_are_values() -> None:
+    values = {"hidden": 64, "lr": 1e-3, "mask_scoring": False, "views": ("orig",), "query_encoder": ["ffn"]}
+    recipe = override(load_recipe("mask-frozen-detr"), values)
+    words = {"hidden": "64", "lr": "1e-3", "mask_scoring": "false", "views": '["orig"]', "query_encoder": '["ffn"]'}
+    assert recipe == override(load_recipe("mask-frozen-detr"), words)
+    with pytest.raises(PipelineError, match="hidden is 'wide'"):
+        override(load_recipe("unet"), {"hidden": "wide"})
+
+
 def test_defaults_are_the_papers() -> None:
     train = load_recipe("mask-frozen-detr").train
     assert (train.lr, train.betas, train.weight_decay, train.steps) == (1.5e-4, (0.9, 0.999), 5e-5, 88_500)
