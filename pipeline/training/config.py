@@ -44,8 +44,8 @@ class TrainConfig:
     """Let the head compute in bfloat16 (autocast); weights and losses stay float32."""
     micro_batch: int = 0
     """Images that pass the head at once, 0 for the whole batch: a step needs the memory of so many. The loss is the
-    same but for the points, which are drawn for each part by itself; with `mask2former` each part counts its own
-    objects too."""
+    same but for the points, which are drawn for each part by itself; with heads that tell the objects themselves each
+    part counts its own objects too."""
 
     match: Literal["hungarian", "overlap"] = "hungarian"
     """`hungarian`: one detection for each object. `overlap`: every detection with a box IoU of `match_iou` or more."""

@@ -68,7 +68,7 @@ def denoising_queries(
     labels = torch.where(chosen.to(device), others.to(device), labels)
     moves = (torch.rand(boxes.shape, generator=generator) * 2 - 1).to(device) * noise
     reach = torch.cat([boxes[:, 2:] / 2, boxes[:, 2:]], dim=1)
-    boxes = (boxes + moves * reach).clamp(0, 1)
+    boxes = boxes + moves * reach  # `inverse_sigmoid` cuts them to the view
 
     image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).repeat(groups).to(device)
     own_rows = [_rows(count, most, groups) for count in counts]
