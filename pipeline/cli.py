@@ -49,6 +49,12 @@ def extract(
             help="Relative error that uint8 may add to save space; 0 always takes its 255 steps.", min=0, metavar="X"
         ),
     ] = None,
+    c1_bands: Annotated[
+        int | None,
+        typer.Option(
+            help="C1 in N bands of rows: training with neck_path=local reads those under its boxes.", min=1, metavar="N"
+        ),
+    ] = None,
     views: Annotated[str, typer.Option(help=f"Comma-separated: {KNOWN_VIEWS}.")] = "orig",
     limit: Annotated[
         int | None, typer.Option(help="Only the images with the lowest N ids.", min=1, metavar="N")
@@ -77,6 +83,7 @@ def extract(
             cache=cache,
             codec=codec,
             max_error=max_error,
+            c1_bands=c1_bands,
             views=[view.strip() for view in views.split(",")],
             limit=limit,
             batch_size=batch_size,

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from featcache import CacheSpec, CacheWriter
+from featcache import CacheSpec, CacheWriter, LevelSpec
 from featcache.progress import Progress, written
 from featcache.spec import MAX_ERROR
 
@@ -58,6 +58,7 @@ def main(
     cache: Path,
     codec: Codec = "uint8",
     max_error: float | None = None,
+    c1_bands: int | None = None,
     views: Sequence[str] = ("orig",),
     limit: int | None = None,
     batch_size: int = 8,
@@ -68,7 +69,7 @@ def main(
     """Fill the cache directory with the features of every image in every view; returns it.
 
     `max_error` is the error that codec uint8 may add to save space (`featcache/steps.py`), MAX_ERROR by default, 0 to
-    switch that off.
+    switch that off. `c1_bands` stores C1 in so many bands of rows: trainings can read those under their boxes alone.
     `weights` may be None for a detector that brings its own, the embedded one or `hf:...`.
     Images that cannot be read are left out and listed in the UnreadableImageError raised at the end (with `strict`, the
     first one stops the run). Ctrl-C finishes the batch in hand and raises PipelineError.
@@ -86,11 +87,13 @@ def main(
         cache=os.path.abspath(cache),
         codec=codec,
         max_error=max_error,
+        c1_bands=c1_bands,
         views=",".join(views),
         limit=limit,
         shard=f"{shard.number}/{shard.count}" if shard != ALL else None,
     )
-    spec = cache_spec(model, coco, codec, views, command, max_error=MAX_ERROR if max_error is None else max_error)
+    error = MAX_ERROR if max_error is None else max_error
+    spec = cache_spec(model, coco, codec, views, command, max_error=error, c1_bands=c1_bands)
     mine = shard.slice(len(coco.images))
     if shard != ALL:  # for `featcache info`
         spec = replace(spec, recipe={**spec.recipe, "part": [mine.start, mine.stop]})
@@ -121,10 +124,11 @@ def cache_spec(
     command: str = "",
     *,
     max_error: float = MAX_ERROR,
+    c1_bands: int | None = None,
 ) -> CacheSpec:
     """What the cache of this detector on these images holds; `command` is what filled it."""
     return CacheSpec(
-        levels=tuple(replace(level, moments=level.name == "c1") for level in model.levels),  # for the heads' neck
+        levels=tuple(_c1_level(level, c1_bands) if level.name == "c1" else level for level in model.levels),
         detections=model.detections,
         query_dim=model.query_dim,
         codec=codec,
@@ -139,6 +143,12 @@ def cache_spec(
             "versions": _versions(),
         },
     )
+
+
+def _c1_level(level: LevelSpec, bands: int | None) -> LevelSpec:
+    """With moments for the heads' neck, and in bands where asked for."""
+    rows = None if bands is None or bands == 1 else -(-level.max_hw[0] // bands)
+    return replace(level, moments=True, band_rows=rows)
 
 
 def check_categories(model: FrozenDetector, coco: CocoSet) -> None:

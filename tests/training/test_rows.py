@@ -9,7 +9,7 @@ import torch
 from tiny import Tiny, write_tiny
 from torch import Tensor
 
-from featcache import Cache, CacheWriter, Entry
+from featcache import Cache, Entry
 from featcache.record import Record
 from pipeline import extract
 from pipeline.data.sources import Cached
@@ -33,14 +33,17 @@ def banded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight pictures in two views, C1 of 16 rows in bands of two; one of them without an object."""
     folder = tmp_path_factory.mktemp("rows")
     tiny: Tiny = write_tiny(folder / "data")
-    whole = Cache(extract.main(**tiny.arguments, cache=folder / "whole", views=("orig", "hflip")))
-    levels = tuple(replace(level, band_rows=2 if level.name == "c1" else None) for level in whole.spec.levels)
-    truth = [whole.ground_truth(index) for index in range(len(whole))]
-    with CacheWriter(folder / "banded", replace(whole.spec, levels=levels), whole.images, truth) as writer:
-        for index in range(len(whole)):
-            for view in whole.views:
-                writer.put(index, view, **whole.entry(index, view).features())
-    return folder / "banded"
+    return extract.main(**tiny.arguments, cache=folder / "banded", views=("orig", "hflip"), c1_bands=8)
+
+
+def test_bands_are_of_c1_alone_and_in_the_command_that_continues(banded: Path) -> None:
+    spec = Cache(banded).spec
+    assert {level.name: (level.bands, level.band_rows) for level in spec.levels} == {
+        "c1": (8, 2),
+        "e8": (1, None),
+        "e16": (1, None),
+    }
+    assert "--c1-bands 8" in spec.recipe["command"]
 
 
 @pytest.fixture
