@@ -91,14 +91,20 @@ def undo_delta(tokens: Tensor) -> Tensor:
     return tokens
 
 
-def decode(tokens: Tensor, scale: Tensor | None, offset: Tensor | None, *, delta: bool) -> Tensor:
-    """Float32 map "c h w" (channels-last in memory) of stored "h w c" tokens. May overwrite `tokens`."""
+def decode(
+    tokens: Tensor, scale: Tensor | None, offset: Tensor | None, *, delta: bool, out: Tensor | None = None
+) -> Tensor:
+    """Float32 map "c h w" (channels-last in memory) of stored "h w c" tokens. May overwrite `tokens`.
+
+    out: float32 "h w c" that takes the values.
+    """
+    values = torch.empty(tokens.shape, device=tokens.device) if out is None else out
     if scale is None or offset is None:
-        values = tokens.to(torch.float32, copy=True)  # float32 tokens may lie in a buffer that is used again
+        values.copy_(tokens)  # float32 tokens may lie in a buffer that is used again
     else:
         if delta:
             tokens = undo_delta(tokens)
-        values = torch.mul(tokens, scale).add_(offset)
+        torch.mul(tokens, scale, out=values).add_(offset)
     return values.permute(2, 0, 1)
 
 

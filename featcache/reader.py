@@ -224,10 +224,11 @@ class Cache:
         rows: Mapping[str, NDArray[Any]],
         delta: bool,
         device: torch.device | str = "cpu",
+        out: Tensor | None = None,
     ) -> Tensor:
         names = ("scale", "offset") if self.spec.codec == "uint8" else ()
         affine = [_moved(rows[f"{what}/{level}"], device) for what in names] or [None, None]
-        return codecs.decode(_moved(tokens, device), *affine, delta=delta)
+        return codecs.decode(_moved(tokens, device), *affine, delta=delta, out=out)
 
     def _decode_runs(
         self,
@@ -238,10 +239,13 @@ class Cache:
         device: torch.device | str,
     ) -> Tensor:
         """These tokens decoded, the others zero: "c t", channels last in memory. Bands have no differences to undo."""
-        values = torch.zeros(tokens.shape, device=device)
+        if torch.device(device).type == "cpu":  # numpy's zeros cost nothing before they are read
+            values = torch.as_tensor(np.zeros(tokens.shape, np.float32))
+        else:
+            values = torch.zeros(tokens.shape, device=device)
         for run in runs:
-            part = tokens[run.start : run.stop]
-            values[run.start : run.stop] = self._decode_map(level, part[None], rows, False, device)[:, 0].T
+            here = slice(run.start, run.stop)
+            self._decode_map(level, tokens[None, here], rows, False, device, values[None, here])
         return values.T
 
     def files(self, view: str) -> ViewFiles:

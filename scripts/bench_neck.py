@@ -1,7 +1,7 @@
-"""Neck and channel mapper on the whole C1 or on the boxes' grids: time of both, and what reading only rows would save.
+"""Neck and channel mapper on the whole maps or on the boxes' grids: time of both.
 
     python scripts/bench_neck.py                        800 x 1216, C1 and encoder map of 256 channels
-    python scripts/bench_neck.py --cache caches/train   the maps of a cache, and the bytes of C1 under the boxes
+    python scripts/bench_neck.py --cache caches/train   the maps of a cache
 
 A row is one image with so many boxes. `forward` and `step` (with the gradients of neck and mapper) are of
 `MaskFrozenDetr.pool` without an image encoder: everything between the maps and the regions. Milliseconds of processor
@@ -13,24 +13,20 @@ import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from featcache import Cache, Moments
-from featcache.chunks import encode_bands
 from pipeline.data.sources import collate
-from pipeline.data.transforms import cxcywh_to_xyxy
 from pipeline.detectors.base import Features
 from pipeline.heads.base import Widths
 from pipeline.heads.mask_frozen_detr import HeadConfig, MaskFrozenDetr
 
 PATHS = ("full", "local", "auto")
 BOXES = (2, 8, 20, 50, 100)
-BANDS = 8
 
 
 def random_features(input_hw: tuple[int, int], boxes: int, channels: int) -> Features:
@@ -114,38 +110,6 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return (time.process_time() - started) * 1e3
 
 
-def rows_read(cache: Cache, images: int) -> None:
-    """Bytes of C1 in bands, and of those bands that boxes touch: of the objects, and of all detections."""
-    level = cache.spec.level("c1")
-    banded = dataclasses.replace(level, band_rows=-(-level.max_hw[0] // BANDS))
-    totals = {"whole map": 0, "under the objects' boxes": 0, "under all detections": 0}
-    for index in np.flatnonzero(cache.done())[:images].tolist():
-        entry = cache[index]
-        record = cache.read(index, cache.views[0], ["c1"])
-        h, w = record.level_hw(cache.spec.position("c1"))
-        tokens = record.tokens["c1"]
-        if cache.files(cache.views[0]).maps["c1"].delta:  # bands have none
-            tokens = np.cumsum(tokens.reshape(h, -1), axis=0, dtype=np.uint8).reshape(tokens.shape)
-        sizes = [len(band) for band in encode_bands(tokens, banded, compress=cache.spec.codec != "none")]
-        truth = entry.ground_truth.boxes_xywh[~entry.ground_truth.iscrowd]
-        objects = [(y / entry.info.height, (y + high) / entry.info.height) for _, y, _, high in truth]
-        detected = [(y0, y1) for _, y0, _, y1 in cxcywh_to_xyxy(entry.boxes).tolist()]
-        totals["whole map"] += sum(sizes)
-        totals["under the objects' boxes"] += touched(objects, sizes, h, w, banded.band_tokens)
-        totals["under all detections"] += touched(detected, sizes, h, w, banded.band_tokens)
-    for name, count in totals.items():
-        print(f"C1 in {BANDS} bands, {name}: {count / 1e6:.2f} MB, {count / totals['whole map']:.0%}")
-
-
-def touched(spans: Sequence[tuple[float, float]], sizes: Sequence[int], h: int, w: int, band_tokens: int) -> int:
-    """Bytes of the bands that hold rows of the spans (0-1 of the height), one row more on each side for sampling."""
-    bands: set[int] = set()
-    for top, bottom in spans:
-        first, last = max(0, int(top * h) - 1), min(h - 1, int(bottom * h) + 1)
-        bands |= set(range(first * w // band_tokens, -(-(last + 1) * w // band_tokens)))
-    return sum(size for band, size in enumerate(sizes) if band in bands)
-
-
 def main() -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -154,7 +118,6 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--boxes", type=int, nargs="+", default=BOXES)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=100, help="whose bytes are counted")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     cache = Cache(given.cache) if given.cache else None
@@ -164,8 +127,6 @@ def main() -> None:
         found = times(on_device(one, given.device), given.rounds)
         cells = [f"{found[path][i]:.1f}" for i in (0, 1) for path in PATHS]
         print(f"| {one.boxes.shape[1]} | {' | '.join(cells)} |", flush=True)
-    if cache:
-        rows_read(cache, given.images)
 
 
 def on_device(features: Features, device: str) -> Features:

@@ -1,7 +1,7 @@
 """Reading only the rows of C1 under the boxes: bytes, time of reading, time of a training step, full against local.
 
     python scripts/bench_rows.py --cache caches/train -- hidden=64    images of a cache, stored again with C1 in bands
-    python scripts/bench_rows.py --boxes 1 2 7                        800 x 1216 maps of H-DETR R50, so many objects each
+    python scripts/bench_rows.py --boxes 1 2 7    800 x 1216 maps of H-DETR R50's widths, so many objects in each image
 
 `whole` reads everything, `rows` only the bands under the boxes that learn. A step is of --head with KEY=VALUE on one
 image; the weights after all steps must be the same to the last bit for `local` with and without `rows`. Milliseconds of
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_maps import LEVELS, synthetic_maps
+from bench_maps import INPUT_HW, LEVELS, synthetic_maps
 from torch import Tensor
 
 from featcache import Cache, CacheSpec, CacheWriter, GroundTruth, ImageInfo
@@ -50,11 +50,15 @@ def objects(boxes: int, image: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.concatenate([(1 - sides) * rng.random((boxes, 2)), sides], 1)
 
 
-def synthetic_cache(folder: Path, images: int, boxes: int, bands: int, detections: int = 100) -> Path:
-    """H-DETR R50's maps at 800 x 1216 of pictures that show so many objects; the first detections are their boxes."""
-    c1, *encoder = LEVELS
+def synthetic_cache(folder: Path, images: int, boxes: int, bands: int, shrink: int = 1, detections: int = 100) -> Path:
+    """H-DETR R50's maps of pictures that show so many objects; the first detections are their boxes.
+
+    shrink: the network input is 800 x 1216 divided by it.
+    """
+    h, w = (side // shrink for side in INPUT_HW)
+    grids = {level.name: (-(-h // level.stride), -(-w // level.stride)) for level in LEVELS}
+    c1, *encoder = (replace(level, max_hw=grids[level.name]) for level in LEVELS)
     rows = None if bands == 1 else -(-c1.max_hw[0] // bands)
-    h, w = 800, 1216
     spec = CacheSpec(
         levels=(replace(c1, moments=True, band_rows=rows), *encoder),
         detections=detections,
@@ -88,7 +92,7 @@ def synthetic_cache(folder: Path, images: int, boxes: int, bands: int, detection
             writer.put(
                 i,
                 "orig",
-                maps=maps,
+                maps={name: one[:, : grids[name][0], : grids[name][1]] for name, one in maps.items()},
                 queries=torch.randn(detections, 256, generator=generator),
                 boxes=torch.cat([xywh[:, :2] + xywh[:, 2:] / 2, xywh[:, 2:]], 1),
                 scores=torch.linspace(0.9, 0.01, detections),

@@ -212,3 +212,16 @@ def test_band_arithmetic() -> None:
         runs = token_runs(bands, step, h * w)
         assert [cell for run in runs for cell in run] == [cell for cell in range(h * w) if cell // step in bands]
         assert all(one.stop < other.start for one, other in pairwise(runs))
+
+
+@pytest.mark.gpu
+def test_a_gpu_gets_the_rows_that_are_wanted(make_cache: Maker) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    cache = Cache(make_cache(5, levels=BANDED))
+    options: dict[str, Any] = {"depth": 1, "wanted": lambda entry: {"c1": [(0, 1)]}}
+    expected = {entry.index: entry.maps["c1"] for batch in Loader(cache, 2, **options) for entry in batch}
+    for batch in Loader(cache, 2, device="cuda", **options):
+        for entry in batch:
+            assert entry.maps["c1"].is_cuda
+            torch.testing.assert_close(entry.maps["c1"].cpu(), expected[entry.index], rtol=1e-6, atol=1e-6)
