@@ -15,7 +15,7 @@ from pipeline.heads.base import Widths
 from pipeline.heads.instances import instances, mask_boxes
 from pipeline.heads.mask2former import Mask2Former, Mask2FormerConfig
 from pipeline.heads.mask2former.decoder import MaskedAttentionDecoder
-from pipeline.heads.mask2former.start import LearnedStart
+from pipeline.heads.mask2former.start import LearnedStart, depth
 from pipeline.masks import rle
 from pipeline.masks.paste import paste
 from pipeline.training.recipe import load_recipe, override
@@ -173,6 +173,38 @@ def test_two_labels_of_one_query_are_two_queries() -> None:
     features.labels[:, 0], features.labels[:, 1] = 2, 5
     final = head(features, list(features.boxes), list(features.queries))[-1][0]
     assert (final.class_logits[0] - final.class_logits[1]).abs().max() > 1e-3
+
+
+def test_queries_say_first_what_the_detector_said() -> None:
+    """With nothing to add, the label of each detection at its score, and all of its box."""
+    head = build(SMALL, **TINY, start="detector")
+    for layer in (head.decoder.class_embed, head.decoder.mask_embed.layers[-1]):
+        torch.nn.init.zeros_(layer.weight)  # pyright: ignore[reportArgumentType]
+        torch.nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+    features = random_features(SMALL, [(96, 128)])
+    features.boxes[0, 0], features.boxes[0, 1] = torch.tensor([[0.5, 0.25, 0.5, 0.25], [0.3, 0.7, 0.2, 0.4]])
+    features.scores[0, :2] = torch.tensor([0.9, 0.2])
+    said = head(features, list(features.boxes), list(features.queries))[-1][0]
+    for n, score in enumerate((0.9, 0.2)):
+        others = said.class_logits.shape[1] - 1
+        odds = score / (1 - score)
+        probs = said.class_logits[n].softmax(-1)
+        assert probs[features.labels[0, n]].item() == pytest.approx(odds / (odds + others), abs=1e-4)
+    # cells of 4 x 4 pixels: the first box is on their edges, the second is not
+    torch.testing.assert_close(mask_boxes(said.mask_logits[:1]), torch.tensor([[8.0, 3.0, 24.0, 9.0]]))
+    found = mask_boxes(said.mask_logits[1:2])
+    torch.testing.assert_close(found, torch.tensor([[6.4, 12.0, 12.8, 21.6]]), atol=0.3, rtol=0)
+
+
+def test_how_deep_a_cell_is_in_a_box() -> None:
+    torch.manual_seed(0)
+    boxes = torch.rand(2, 5, 4) * torch.tensor([1, 1, 0.6, 0.6])
+    found = depth(boxes, (6, 9))
+    for image, row, y, x in torch.cartesian_prod(*(torch.arange(side) for side in found.shape)).tolist():
+        cx, cy, w, h = (boxes[image, row] * torch.tensor([9, 6, 9, 6])).tolist()
+        inside = min(w / 2 - abs(x + 0.5 - cx), h / 2 - abs(y + 0.5 - cy))
+        expected = max(-1, min(1, inside / (max(1, min(w, h)) / 2)))
+        assert found[image, row, y, x].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_half_precision_is_the_same_but_for_rounding() -> None:

@@ -89,11 +89,11 @@ class MaskedAttentionDecoder(nn.Module):
         """
         levels = self.levels(maps)
         queries = start.content
-        predictions = [self.predict(queries, pixels)]
+        predictions = [self.predict(queries, pixels, start)]
         for number, layer in enumerate(self.layers):
             level = levels[number % len(levels)]
             queries = layer(queries, start, level, outside(predictions[-1].mask_logits, level.hw))
-            predictions.append(self.predict(queries, pixels))
+            predictions.append(self.predict(queries, pixels, start))
         return predictions
 
     def levels(self, maps: Sequence[Tensor]) -> list[Level]:
@@ -107,11 +107,16 @@ class MaskedAttentionDecoder(nn.Module):
             found.append(Level(tokens, positions, (h, w)))
         return found
 
-    def predict(self, queries: Tensor, pixels: Tensor) -> Prediction:
+    def predict(self, queries: Tensor, pixels: Tensor, start: Start) -> Prediction:
         """Class and mask of each query as it is now, "b q c"."""
         queries = self.norm(queries)
+        class_logits = self.class_embed(queries)
         mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_embed(queries), pixels)
-        return Prediction(self.class_embed(queries), mask_logits)
+        if start.class_logits is not None:
+            class_logits = class_logits + start.class_logits
+        if start.mask_logits is not None:
+            mask_logits = mask_logits + start.mask_logits
+        return Prediction(class_logits, mask_logits)
 
 
 @torch.no_grad()

@@ -121,7 +121,9 @@ class Mask2Former(MaskHead):
             assert self.learned is not None
             return self.learned(len(features.boxes))
         labels = [rows[: len(own)] for rows, own in zip(features.labels, boxes, strict=True)]
-        return self.detected(queries, boxes, labels)
+        scores = [rows[: len(own)] for rows, own in zip(features.scores, boxes, strict=True)]
+        h, w = features.c1.shape[2:]
+        return self.detected(queries, boxes, labels, scores, (h, w))
 
 
 def _detections(features: Features, counts: Sequence[int] | None) -> tuple[list[Tensor], list[Tensor]]:

@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ...data.transforms import cxcywh_to_xyxy
 from ...detectors.deformable import MLP
-from ...detectors.positions import sine_embedding
+from ...detectors.positions import inverse_sigmoid, sine_embedding
 
 TEMPERATURE = 10_000.0
 """Of the sine embeddings."""
+EPS = 1e-4
+"""Scores are taken to be at least so far from 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class Start:
     """Added wherever a query asks or is asked for. "b q c" """
     absent: Tensor | None = None
     """True on rows that only fill up the batch, bool "b q"; None where there are none."""
+    class_logits: Tensor | None = None
+    """Added to what each query says of its class, "no object" last. "b q classes+1"; None for nothing."""
+    mask_logits: Tensor | None = None
+    """Added to what each query says of its mask, on C1's grid. "b q h w"; None for nothing."""
 
 
 class LearnedStart(nn.Module):
@@ -42,7 +49,11 @@ class LearnedStart(nn.Module):
 
 
 class DetectorStart(nn.Module):
-    """A query for each detection: content from its embedding and its label, position from its box."""
+    """A query for each detection: content from its embedding and its label, position from its box.
+
+    At first it says what the detector said, its class and all of its box, and so is matched with its object from the
+    first step on; the layers learn what is to be added to that.
+    """
 
     def __init__(self, query_dim: int, classes: int, width: int) -> None:
         super().__init__()
@@ -51,17 +62,51 @@ class DetectorStart(nn.Module):
         self.labels = nn.Embedding(classes, width)
         self.norm = nn.LayerNorm(width)
         self.positions = MLP([2 * width, width, width])
-        self._channels = width // 2
+        self.class_scale = nn.Parameter(torch.tensor(1.0))
+        self.mask_scale = nn.Parameter(torch.tensor(4.0))
+        self._channels, self._classes = width // 2, classes
 
-    def forward(self, queries: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Start:
-        """Per image "n d", cxcywh in 0-1 of the view "n 4", and "n"."""
+    def forward(
+        self,
+        queries: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        scores: Sequence[Tensor],
+        hw: tuple[int, int],
+    ) -> Start:
+        """Per image "n d", cxcywh in 0-1 of the view "n 4", "n" and, after sigmoid, "n". hw: of C1's grid."""
         counts = torch.tensor([len(rows) for rows in boxes], device=boxes[0].device)
         contents = _padded([self.content(rows) + self.labels(own) for rows, own in zip(queries, labels, strict=True)])
         radians = _padded(boxes).float() * (2 * math.pi)
         positions = self.positions(sine_embedding(radians, self._channels, TEMPERATURE))
         absent = torch.arange(contents.shape[1], device=counts.device) >= counts[:, None]
         # an image without any detection asks its filling, whose rows are dropped later: no NaN may reach the weights
-        return Start(self.norm(contents), positions, absent & (counts > 0)[:, None])
+        said = [self._classes_of(label, score) for label, score in zip(labels, scores, strict=True)]
+        return Start(
+            self.norm(contents),
+            positions,
+            absent & (counts > 0)[:, None],
+            class_logits=self.class_scale * _padded(said),
+            mask_logits=self.mask_scale * depth(_padded(boxes).float(), hw),
+        )
+
+    def _classes_of(self, labels: Tensor, scores: Tensor) -> Tensor:
+        """For the label of each detection the logit of its score, 0 for all else. "n classes+1" """
+        said = scores.new_zeros(len(labels), self._classes + 1)
+        return said.scatter(1, labels[:, None], inverse_sigmoid(scores, EPS)[:, None])
+
+
+def depth(boxes: Tensor, hw: tuple[int, int]) -> Tensor:
+    """How deep in each box each cell of a grid is: 1 in the middle of its shorter side, 0 at its edge, -1 far outside.
+
+    boxes: cxcywh in 0-1 of what the grid spans. "b q 4" -> "b q h w"
+    """
+    x0, y0, x1, y1 = cxcywh_to_xyxy(boxes)[..., None].unbind(-2)
+    y, x = ((torch.arange(side, device=boxes.device) + 0.5) / side for side in hw)
+    # sides in cells: the view need not be square, and a box of less than a cell is taken for one
+    in_y, in_x = torch.minimum(y - y0, y1 - y) * hw[0], torch.minimum(x - x0, x1 - x) * hw[1]
+    half = torch.minimum((y1 - y0) * hw[0], (x1 - x0) * hw[1]).clamp(min=1) / 2
+    return (torch.minimum(in_y[..., :, None], in_x[..., None, :]) / half[..., None]).clamp(min=-1, max=1)
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:
