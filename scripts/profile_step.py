@@ -61,6 +61,7 @@ class Parts:
     def __init__(self) -> None:
         self.moved: dict[str, float] = defaultdict(float)
         self._around: list[str] = []
+        self._wrapped: list[tuple[Any, str, Any]] = []
 
     def wrap(self, owner: Any, attribute: str, name: str) -> None:
         """Calls of `owner.attribute` are the part `name` from now on."""
@@ -77,6 +78,12 @@ class Parts:
             return result
 
         setattr(owner, attribute, named)
+        self._wrapped.append((owner, attribute, run))
+
+    def unwrap_all(self) -> None:
+        """As it was: functions of modules are there for the next head too."""
+        for owner, attribute, run in self._wrapped:
+            setattr(owner, attribute, run)
 
     def wrap_all(self, trainer: Trainer) -> None:
         """Every part of a step of this head."""
@@ -198,6 +205,7 @@ def one_path(path: str, options: argparse.Namespace, cache: Path, folder: Path) 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if options.device == "cuda" else [])]
     with profile(activities=activities, record_shapes=True, with_flops=True) as profiler:
         profiled = seconds(lambda: trainer.step(fresh(batch)), source.device)
+    parts.unwrap_all()
     found = costs(profiler.events() or [], parts.moved, options.device)
     bandwidth, peak = speeds(source.device)
     total = sum(cost.total for cost in found.values())

@@ -208,3 +208,19 @@ def test_a_local_mapper_sees_no_map() -> None:
         regions(head, with_moments(random_features(SMALL, [(96, 128)])), path)
         assert cells in shapes
         assert ((6, 8) in shapes) == (path == "full")
+
+
+@pytest.mark.gpu
+@each_case
+def test_local_equals_full_on_a_gpu(widths: Widths, settings: dict[str, object]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    features = with_moments(across_the_border(random_features(widths, SIZES)))
+    moments = {name: Moments(both.mean.cuda(), both.covariance.cuda()) for name, both in features.moments.items()}
+    tensors: dict[str, Any] = {name: getattr(features, name).cuda() for name in ("queries", "boxes", "input_hw")}
+    maps = {name: one.cuda() for name, one in features.maps.items()}
+    features = replace(features, maps=maps, moments=moments, **tensors)
+    head = build(widths, **settings).cuda()
+    with torch.no_grad():
+        full, local = (regions(head, features, path) for path in ("full", "local"))
+    assert (local - full).norm() <= 1e-3 * full.norm()  # convolutions in TF32

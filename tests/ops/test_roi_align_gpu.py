@@ -90,6 +90,15 @@ def test_deterministic_gradient_has_the_same_bits_every_time() -> None:
         assert torch.allclose(exact, fast, atol=1e-3 * exact.abs().max().item(), rtol=0)
 
 
+def test_a_first_level_without_channels_lends_its_grid() -> None:
+    fine, coarse, boxes = many()
+    with_zeros, alone = (
+        roi_align([(first, 4), (coarse, 8)], [boxes], 32, backend="cuda")
+        for first in (torch.zeros_like(fine), fine[:, :0])
+    )
+    assert torch.allclose(alone, with_zeros, atol=1e-5, rtol=0)
+
+
 def test_equals_torchvision_on_maps_of_real_size() -> None:
     torch.use_deterministic_algorithms(False)
     fine, coarse, boxes = many()
