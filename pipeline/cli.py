@@ -42,6 +42,13 @@ def extract(
     annotations: Annotated[Path, typer.Option(help="COCO instances JSON.", metavar="JSON")],
     cache: CacheDir,
     weights: Weights = None,
+    panoptic: Annotated[
+        Path | None,
+        typer.Option(help="COCO panoptic JSON: stores segments for semantic and panoptic heads.", metavar="JSON"),
+    ] = None,
+    panoptic_images: Annotated[
+        Path | None, typer.Option(help="Folder of its PNG files; that of its name beside it.", metavar="DIR")
+    ] = None,
     codec: Annotated[Literal["uint8", "fp16", "none"], typer.Option(help="How maps are stored.")] = "uint8",
     max_error: Annotated[
         float | None,
@@ -80,6 +87,8 @@ def extract(
             weights=weights,
             images=images,
             annotations=annotations,
+            panoptic=panoptic,
+            panoptic_images=panoptic_images,
             cache=cache,
             codec=codec,
             max_error=max_error,
@@ -298,6 +307,10 @@ def _table(metrics: dict[str, Any]) -> str:
         if kind in metrics:
             values = ["-" if value is None else f"{value:.1f}" for value in metrics[kind].values()]
             rows.append(f"{kind:8}" + "".join(f"{value:>7}" for value in values))
+    for kind in ("panoptic", "semantic"):
+        if kind in metrics:
+            shown = ((name, value) for name, value in metrics[kind].items() if name != "images")
+            rows.append(f"{kind:8} " + ", ".join(f"{k} {'-' if v is None else f'{v:.1f}'}" for k, v in shown))
     if metrics["mask_iou"] is not None:
         rows.append(f"mask IoU in the box {metrics['mask_iou']:.3f}, mean of {metrics['matched']} matched detections")
     return "\n".join(rows)

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from featcache import CacheSpec, LevelSpec
 
 from .config import from_table
+from .data.panoptic import SegmentClass
 from .data.sources import Cached
 from .data.transforms import Transform
 from .detectors.base import Features
@@ -32,6 +33,9 @@ from .training.recipe import Recipe, load_recipe, override
 MEAN_IMAGE_HW = (450, 639)
 """Stands for COCO's images: resized to 800 x 1136 it has 14,200 cells at stride 8 and 56,800 at stride 4, which are
 their means, as the multiply-adds in the tables of Mask Frozen-DETR tell."""
+
+STUFF = 53
+"""Classes of stuff in COCO's panoptic annotations, beside the detector's classes, which are its things."""
 
 DETECTOR = "hdetr-r50"
 """Whose widths a head is described at if nobody says: that of most of the paper's tables."""
@@ -201,6 +205,10 @@ def _widths(
         encoder=encoder,
         query_dim=query_dim,
         classes=classes,
+        segments=(
+            *(SegmentClass(label, True, label) for label in range(classes)),
+            *(SegmentClass(classes + number, False, -1) for number in range(STUFF)),
+        ),
         encoder_layer=encoder_layer,
     )
 

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 
 from featcache.progress import Progress, read
 
+from .data.panoptic import CATEGORIES
 from .data.sources import Batch, Cached
 from .errors import PipelineError
 from .files import JsonList, write_json
@@ -26,6 +27,7 @@ from .masks.coco_eval import RECALLS, Evaluation, Figures, coco_evaluation, coco
 from .masks.image_results import ImageResults, image_results
 from .masks.lost_ap import lost_ap
 from .masks.results import Result
+from .segment_scores import SegmentScores
 from .training.checkpoint import check_features, load_head
 
 EVALUATED = "evaluated.json"
@@ -118,7 +120,9 @@ def evaluate_contenders(
             found: ImageResults | None = None
             for score in list(scores):
                 try:
-                    found = image_results(batch, score.contender.predict(batch), source.categories)
+                    masks = score.contender.predict(batch)
+                    found = image_results(batch, masks, source.categories)
+                    score.add_segments(batch, masks, source)
                 except (RuntimeError, MemoryError, PipelineError) as error:
                     scores.remove(score)
                     score.discard()
@@ -153,6 +157,7 @@ def evaluate_contenders(
         figures = {kind: evaluation.figures for kind, evaluation in judged.items()}
         if boundary and boundary_known():
             figures["boundary"] = boundary_figures(truth, results)
+        figures |= score.segment_figures()
         metrics[folder] = score.write(figures, identity)
     return metrics
 
@@ -211,6 +216,7 @@ class _Scores:
         contender.folder.mkdir(parents=True, exist_ok=True)
         self._masks = JsonList(contender.folder / "results.json")
         self._own: JsonList | None = None
+        self._segments: SegmentScores | None = None
 
     def add(self, found: ImageResults, image_id: int) -> None:
         """The results of the next image.
@@ -226,6 +232,21 @@ class _Scores:
                 self._own.add(box)
         self._ious += found.ious
         self._quality.append(found.quality(image_id))
+
+    def add_segments(self, batch: Batch, masks: Masks, source: Cached) -> None:
+        """The same of a head for semantic or panoptic segmentation; of others nothing."""
+        if masks.queries is not None:
+            if self._segments is None:
+                categories: Any = source.spec.recipe.get(CATEGORIES, [])
+                self._segments = SegmentScores(self.contender.folder, masks.queries, categories)
+            self._segments.add(batch, masks.queries)
+
+    def segment_figures(self) -> dict[str, Figures]:
+        """`panoptic` and `semantic` where the head is for them; writes their files."""
+        if self._segments is None:
+            return {}
+        self._segments.write_classes(self.contender.folder / DETAILS / "segments.json")
+        return self._segments.write()
 
     def results(self) -> list[Result]:
         """All masks; none can be added any more."""
@@ -254,6 +275,8 @@ class _Scores:
         self._masks.discard()
         if self._own is not None:
             self._own.discard()
+        if self._segments is not None:
+            self._segments.discard()
         self._release()
 
     def _release(self) -> None:

@@ -17,6 +17,7 @@ from featcache.spec import MAX_ERROR
 from .data.coco import CocoSet, load_coco
 from .data.decode import decode_ahead, plan_batches
 from .data.images import UnreadableImageError, several_unreadable
+from .data.panoptic import CATEGORIES, PANOPTIC, SHA256, PanopticSet, load_panoptic
 from .data.views import check_view
 from .detectors.base import Features, FrozenDetector, source_of
 from .detectors.registry import absolute_name, build_detector
@@ -65,11 +66,15 @@ def main(
     device: str = "cpu",
     shard: Shard = ALL,
     strict: bool = False,
+    panoptic: Path | None = None,
+    panoptic_images: Path | None = None,
 ) -> Path:
     """Fill the cache directory with the features of every image in every view; returns it.
 
     `max_error` is the error that codec uint8 may add to save space (`featcache/steps.py`), MAX_ERROR by default, 0 to
     switch that off. `c1_bands` stores C1 in so many bands of rows: trainings can read those under their boxes alone.
+    `panoptic`, COCO's panoptic JSON of these images, stores segments too, for semantic and panoptic heads; its PNG
+    files are in `panoptic_images`, by default the folder of its name beside it.
     `weights` may be None for a detector that brings its own, the embedded one or `hf:...`.
     Images that cannot be read are left out and listed in the UnreadableImageError raised at the end (with `strict`, the
     first one stops the run). Ctrl-C finishes the batch in hand and raises PipelineError.
@@ -79,11 +84,14 @@ def main(
     model = build_detector(detector, weights, device=device)
     coco = load_coco(annotations, images, limit)
     check_categories(model, coco)
+    segments = None if panoptic is None else load_panoptic(panoptic, panoptic_images, coco.images)
     command = shell_command(
         detector=absolute_name(detector),
         weights=os.path.abspath(weights) if weights is not None else None,
         images=os.path.abspath(images),
         annotations=os.path.abspath(annotations),
+        panoptic=os.path.abspath(panoptic) if panoptic is not None else None,
+        panoptic_images=os.path.abspath(panoptic_images) if panoptic_images is not None else None,
         cache=os.path.abspath(cache),
         codec=codec,
         max_error=max_error,
@@ -93,11 +101,12 @@ def main(
         shard=f"{shard.number}/{shard.count}" if shard != ALL else None,
     )
     error = MAX_ERROR if max_error is None else max_error
-    spec = cache_spec(model, coco, codec, views, command, max_error=error, c1_bands=c1_bands)
+    spec = cache_spec(model, coco, codec, views, command, max_error=error, c1_bands=c1_bands, panoptic=segments)
     mine = shard.slice(len(coco.images))
     if shard != ALL:  # for `featcache info`
         spec = replace(spec, recipe={**spec.recipe, "part": [mine.start, mine.stop]})
-    with CacheWriter(cache, spec, coco.images, coco.ground_truth) as writer:
+    further = {} if segments is None else {PANOPTIC: lambda: segments.segments(coco.images)}
+    with CacheWriter(cache, spec, coco.images, coco.ground_truth, further_truth=further) as writer:
         todo = {view: [i for i in writer.pending(view) if i in mine] for view in views}
         unreadable = extract_batches(model, coco, writer, todo, batch_size, strict)
     if unreadable:
@@ -125,8 +134,14 @@ def cache_spec(
     *,
     max_error: float = MAX_ERROR,
     c1_bands: int | None = None,
+    panoptic: PanopticSet | None = None,
 ) -> CacheSpec:
     """What the cache of this detector on these images holds; `command` is what filled it."""
+    dataset = {"annotations_sha256": coco.sha256, "images": len(coco.images), "image_ids": coco.digest()}
+    recipe: dict[str, object] = {"categories": list(coco.categories)}
+    if panoptic is not None:
+        dataset[SHA256] = panoptic.sha256
+        recipe[CATEGORIES] = list(panoptic.categories)
     return CacheSpec(
         levels=tuple(_c1_level(level, c1_bands) if level.name == "c1" else level for level in model.levels),
         detections=model.detections,
@@ -135,13 +150,14 @@ def cache_spec(
         max_error=max_error,
         views=tuple(views),
         source=source_of(model),
-        dataset={"annotations_sha256": coco.sha256, "images": len(coco.images), "image_ids": coco.digest()},
+        dataset=dataset,
         recipe={
-            "categories": list(coco.categories),
+            **recipe,
             "images_folder": os.path.abspath(coco.folder) if coco.folder else None,
             "command": command,
             "versions": _versions(),
         },
+        further_truth=() if panoptic is None else (PANOPTIC,),
     )
 
 

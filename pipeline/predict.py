@@ -16,10 +16,12 @@ from .data.transforms import view_to_original
 from .detectors.base import FrozenDetector, source_of
 from .detectors.registry import build_detector
 from .files import write_json
-from .heads.base import MaskHead
+from .heads.base import MaskHead, Masks
 from .masks import rle
 from .masks.image_results import finished
 from .masks.results import Result, box_results, mask_results
+from .masks.segment_files import SegmentFiles
+from .masks.segment_overlay import cut_up, segment_overlay
 from .masks.viz import draw_masks, sheet
 from .training.checkpoint import check_features, load_head
 
@@ -39,8 +41,10 @@ def main(
     """Masks of a folder, a glob pattern or one image file; returns the output folder.
 
     It gets overlays/ with the masks of at least `min_score` on each image, sheet.jpg of the first twelve, results.json
-    (every mask, COCO format) and images.json (id, size and file of each image). Images are turned upright as their EXIF
-    data ask. Those that cannot be read are left out and listed in the UnreadableImageError raised at the end.
+    (every mask, COCO format) and images.json (id, size and file of each image). Of a head for semantic or panoptic
+    segmentation the overlays show its segments; these are in semantic/ or panoptic/ and its JSON, in COCO's panoptic
+    format. Images are turned upright as their EXIF data ask. Those that cannot be read are left out and listed in the
+    UnreadableImageError raised at the end.
     """
     files = find_images(images)
     model = build_detector(detector, weights, device=device)
@@ -52,6 +56,7 @@ def main(
     infos: list[ImageInfo] = []
     drawn: list[Image.Image] = []
     failed: list[UnreadableImageError] = []
+    segments: SegmentFiles | None = None
     size = 0
     with Progress(len(files), "images") as progress:
         for file, image_id, name in zip(files, image_ids(files), overlay_names(files), strict=True):
@@ -60,15 +65,25 @@ def main(
             except UnreadableImageError as error:
                 failed.append(error)
             else:
-                found = predict_image(image, image_id, model, head, trained.categories)
-                picture = overlay(image, found, trained.categories, min_score)
+                masks = predict_masks(image, model, head)
+                found = coco_results(image, image_id, masks, trained.categories)
+                info = ImageInfo(image_id, image.height, image.width, str(file))
+                if masks.queries is None:
+                    picture = overlay(image, found, trained.categories, min_score)
+                else:
+                    cut = cut_up(masks.queries, (image.height, image.width))
+                    picture = segment_overlay(image, *cut, trained.segment_categories)
+                    segments = segments or SegmentFiles(out / masks.queries.task)
+                    segments.add(info, *cut)
                 picture.save(overlays / name, quality=92)
                 size += (overlays / name).stat().st_size
                 if len(drawn) < SHEET_IMAGES:
                     drawn.append(picture)
                 results += found
-                infos.append(ImageInfo(image_id, image.height, image.width, str(file)))
+                infos.append(info)
             progress.update(1, written(out, size, progress.seconds))
+    if segments is not None:
+        segments.keep(trained.segment_categories)
     write_json(out / "results.json", results)
     write_json(out / "images.json", [asdict(info) for info in infos], indent=2)
     if drawn:
@@ -97,10 +112,19 @@ def predict_image(
     image: Image.Image, image_id: int, model: FrozenDetector, head: MaskHead, categories: Sequence[Category]
 ) -> list[Result]:
     """Every detection of one image with its mask, best score first."""
+    return coco_results(image, image_id, predict_masks(image, model, head), categories)
+
+
+@torch.inference_mode()
+def predict_masks(image: Image.Image, model: FrozenDetector, head: MaskHead) -> Masks:
+    """What the head says about one image."""
+    return head.predict(model.detect(model.transform(image)[None]))[0]
+
+
+def coco_results(image: Image.Image, image_id: int, masks: Masks, categories: Sequence[Category]) -> list[Result]:
+    """The masks of one image as COCO results, best score first."""
     image_hw = (image.height, image.width)
-    with torch.inference_mode():
-        features = model.detect(model.transform(image)[None])
-        masks, counts = finished(head.predict(features)[0], image_hw)
+    masks, counts = finished(masks, image_hw)
     boxes_xyxy = view_to_original(masks.boxes.cpu(), image_hw)
     boxes = box_results(image_id, boxes_xyxy, masks.scores, masks.labels, [c["id"] for c in categories])
     found = mask_results(boxes, masks.scores, counts, image_hw)

@@ -12,9 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from featcache import ImageInfo
 from featcache.progress import Progress
 from pipeline.masks import rle
+from pipeline.masks.id_map import IdMap
+from pipeline.masks.segment_files import SegmentFiles
 
+BACKGROUND = 9
+"""Category id of what is behind the shapes, the one kind of stuff."""
 CLASSES = ("disc", "square", "triangle", "star", "ring", "cross", "crescent", "bar")
 """Category ids 1..8 in this order."""
 SHORT, LONG = 160, (160, 192, 224)
@@ -165,17 +170,29 @@ def _regular(corners: int) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
+def id_map(drawing: Drawing) -> IdMap:
+    """Segment ids: each object from 1, what is left is the background, the last."""
+    ids = np.full(drawing.pixels.shape[:2], len(drawing.masks) + 1, dtype=np.int64)
+    for number, mask in enumerate(drawing.masks, start=1):
+        ids[mask] = number
+    return ids
+
+
 def write_set(folder: Path, count: int, seed: int) -> Path:
-    """Draw `count` pictures into FOLDER/images; returns FOLDER/annotations.json. A set that is there whole stays."""
-    file = folder / "annotations.json"
+    """Draw `count` pictures into FOLDER/images; returns FOLDER/annotations.json. A set that is there whole stays.
+
+    FOLDER/panoptic.json and FOLDER/panoptic/ have the same as segments, with what is behind the shapes.
+    """
+    file, segments = folder / "annotations.json", folder / "panoptic.json"
     info = {"description": f"drawn shapes, seed {seed}", "short": SHORT, "long": LONG, "sides": SIDES}
     info = json.loads(json.dumps(info))
-    if file.is_file():
+    if file.is_file() and segments.is_file():
         there = json.loads(file.read_text())
         if there.get("info") == info and len(there["images"]) == count:
             return file
     (folder / "images").mkdir(parents=True, exist_ok=True)
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
+    maps = SegmentFiles(segments.with_suffix(""))
     with Progress(count, "pictures") as progress:
         for number in range(1, count + 1):
             drawing = draw(np.random.default_rng([seed, number]))
@@ -196,8 +213,18 @@ def write_set(folder: Path, count: int, seed: int) -> Path:
                         "iscrowd": 0,
                     }
                 )
+            ids = id_map(drawing)
+            names = enumerate([*(label + 1 for label in drawing.labels), BACKGROUND], start=1)
+            found = [
+                {"id": i, "category_id": category_id, "area": int((ids == i).sum()), "iscrowd": 0}
+                for i, category_id in names
+                if (ids == i).any()
+            ]
+            maps.add(ImageInfo(number, height, width, name), ids, found)
             progress.update(1)
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
+    things = [{**category, "isthing": 1} for category in categories]
+    maps.keep([*things, {"id": BACKGROUND, "name": "background", "isthing": 0}])
     content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     temporary = file.with_suffix(".part")
     temporary.write_text(json.dumps(content))

@@ -15,6 +15,7 @@ from ..detectors.base import Features
 from ..detectors.hdetr import Decoded
 from ..errors import PipelineError
 from .coco import Category
+from .panoptic import PANOPTIC
 
 T = TypeVar("T")
 Pair = tuple[int, str]
@@ -32,6 +33,8 @@ class Batch:
     """In the frame of the original image, whatever the view."""
     infos: list[ImageInfo]
     views: list[str]
+    segments_of: Callable[[int], GroundTruth] | None = field(default=None, repr=False, compare=False)
+    """The panoptic segments of an image by its id; None where the source has none."""
     decoded: list[tuple[list[int], Decoded]] = field(default_factory=list[tuple[list[int], Decoded]], repr=False)
     """Of a detector that learns: what it computed, each for the rows named beside it; of any other, nothing."""
     derived: dict[Any, Any] = field(default_factory=dict[Any, Any], repr=False, compare=False)
@@ -49,7 +52,16 @@ class Batch:
     def _rows(self, start: int, stop: int) -> "Batch":
         rows = slice(start, stop)
         lists = {name: getattr(self, name)[rows] for name in ("counts", "ground_truth", "infos", "views")}
-        return Batch(features=self.features.rows(rows), **lists)
+        return Batch(features=self.features.rows(rows), segments_of=self.segments_of, **lists)
+
+    def segments(self, row: int) -> GroundTruth:
+        """The panoptic segments of an image, in the frame of the original; none where it is not so annotated.
+
+        Raises PipelineError where the source has no such ground truth.
+        """
+        if self.segments_of is None:
+            raise PipelineError("there is no panoptic ground truth", "extract with --panoptic JSON")
+        return self.segments_of(self.infos[row].id)
 
     def once(self, what: Hashable, work: Callable[[], T]) -> T:
         """The result of `work`, which follows from the batch and `what` alone: heads that share the batch share it."""
@@ -130,7 +142,14 @@ class Cached:
     def batch(self, pairs: Sequence[Pair]) -> Batch:
         """See `FeatureSource`."""
         entries = [self.cache.decode(self.cache.read(*pair), self.device) for pair in pairs]
-        return collate(entries, self.spec)
+        return collate(entries, self.spec, self.segments_of)
+
+    @property
+    def segments_of(self) -> Callable[[int], GroundTruth] | None:
+        """See `Batch`."""
+        if PANOPTIC not in self.spec.further_truth:
+            return None
+        return lambda image_id: self.cache.ground_truth(self.cache.index_of(image_id), PANOPTIC)
 
     def finished(self, views: Sequence[str]) -> list[int]:
         """See `FeatureSource`; those that are extracted."""
@@ -151,14 +170,14 @@ class Cached:
         """See `FeatureSource`."""
         order: dict[str, Any] = {"views": views, "indices": indices, "seed": seed}
         loader = Loader(self.cache, batch_size, **order, device=self.device, wanted=wanted)
-        return _CachedStream(loader, self.spec)
+        return _CachedStream(loader, self)
 
 
 class _CachedStream:
     """See `Stream`."""
 
-    def __init__(self, loader: Loader, spec: CacheSpec) -> None:
-        self._loader, self._spec = loader, spec
+    def __init__(self, loader: Loader, source: Cached) -> None:
+        self._loader, self._source = loader, source
         self.state_dict, self.load_state_dict = loader.state_dict, loader.load_state_dict
         self.computing = 0.0
 
@@ -170,10 +189,12 @@ class _CachedStream:
     def __iter__(self) -> Generator[Batch]:
         while True:
             for entries in self._loader:
-                yield collate(entries, self._spec)
+                yield collate(entries, self._source.spec, self._source.segments_of)
 
 
-def collate(entries: Sequence[Entry], spec: CacheSpec) -> Batch:
+def collate(
+    entries: Sequence[Entry], spec: CacheSpec, segments_of: Callable[[int], GroundTruth] | None = None
+) -> Batch:
     """Entries of a cache as one batch; maps and detections are zero beyond each image's own."""
     features = Features(
         maps={name: pad_maps([entry.maps[name] for entry in entries]) for name in entries[0].maps},
@@ -193,6 +214,7 @@ def collate(entries: Sequence[Entry], spec: CacheSpec) -> Batch:
         ground_truth=[entry.ground_truth for entry in entries],
         infos=[entry.info for entry in entries],
         views=[entry.view for entry in entries],
+        segments_of=segments_of,
     )
 
 

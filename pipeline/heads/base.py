@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from featcache import CacheSpec
 
 from ..data.coco import Category
+from ..data.panoptic import SegmentClass, segment_classes
 from ..data.sources import Batch
 from ..data.transforms import cxcywh_to_xyxy
 from ..detectors.base import Features
 from ..errors import PipelineError
+from ..masks.query_masks import QueryMasks
 from ..masks.scores import mask_quality
 from ..training.config import TrainConfig
 from ..training.criterion import loss_terms
@@ -35,6 +37,8 @@ class Widths:
     """Names of the encoder maps, fine to coarse."""
     query_dim: int
     classes: int
+    segments: tuple[SegmentClass, ...] = ()
+    """The classes of the panoptic ground truth; none where the features come without any."""
     encoder_layer: int = 0
     """Which layer of the detector's encoder gives these maps, from 1; 0 where the detector does not say."""
 
@@ -47,6 +51,7 @@ class Widths:
             encoder=tuple(spec.source["encoder"]),  # pyright: ignore[reportArgumentType]
             query_dim=spec.query_dim,
             classes=len(spec.recipe["categories"]),  # pyright: ignore[reportArgumentType]
+            segments=segment_classes(spec),
             encoder_layer=spec.source.get("encoder_layer", 0),  # pyright: ignore[reportArgumentType]
         )
 
@@ -98,6 +103,8 @@ class Masks:
     frames: Tensor | None = None
     """What the grids of `mask_logits` span, where that is not their boxes: cxcywh in 0-1 of the view. "n 4" """
 
+    queries: QueryMasks | None = None
+    """Of a head for semantic or panoptic segmentation: what to make its segments of."""
     own_boxes: bool = False
     """Whether the boxes are the head's own, not the frozen detector's: then they have an AP of their own."""
 

@@ -52,8 +52,8 @@ def _pasted(
     boxes_xyxy = view_to_original(boxes.detach().cpu(), image_hw, view).tolist()
     canvas = np.zeros(image_hw, dtype=np.uint8, order="F")
     for one, (x0, y0, x1, y1) in zip(logits, boxes_xyxy, strict=True):
-        rows, columns = _pixels(y0, y1, image_hw[0]), _pixels(x0, x1, image_hw[1])
-        weights_y, weights_x = _bilinear(rows, y0, y1, one.shape[0]), _bilinear(columns, x0, x1, one.shape[1])
+        rows, columns = pixels_between(y0, y1, image_hw[0]), pixels_between(x0, x1, image_hw[1])
+        weights_y, weights_x = bilinear(rows, y0, y1, one.shape[0]), bilinear(columns, x0, x1, one.shape[1])
         region = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
         values = weights_y @ one @ weights_x.T
         canvas[region] = values > 0
@@ -71,13 +71,13 @@ def encode(mask: Mask, box_xyxy: Sequence[float], side: int) -> Tensor:
     return torch.from_numpy(2 * (weights_y @ mask @ weights_x.T) - 1).float()
 
 
-def _pixels(low: float, high: float, size: int) -> range:
+def pixels_between(low: float, high: float, size: int) -> range:
     """The pixels 0..size-1 whose centres lie in [low, high)."""
     first, last = (min(max(math.ceil(edge - 0.5), 0), size) for edge in (low, high))
     return range(first, max(first, last))
 
 
-def _bilinear(pixels: range, low: float, high: float, side: int) -> Weights:
+def bilinear(pixels: range, low: float, high: float, side: int) -> Weights:
     """Weights of `side` cells at each pixel centre, along one axis; the outer cells go on to the edge. "p side" """
     centres = np.arange(pixels.start, pixels.stop) + 0.5
     position = ((centres - low) / max(high - low, 1e-9) * side - 0.5).clip(0, side - 1)

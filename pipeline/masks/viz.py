@@ -2,9 +2,11 @@
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from scipy.ndimage import distance_transform_edt
 
 from .rle import Mask
 
@@ -22,24 +24,40 @@ def colour(number: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def draw_masks(image: Image.Image, masks: Sequence[Mask], captions: Sequence[str], *, zoom: int = 1) -> Image.Image:
+def class_colour(category_id: int) -> Colour:
+    """The colour of a class of stuff, the same in every image; paler than those of objects."""
+    red, green, blue = colorsys.hsv_to_rgb((category_id * 0.618034) % 1, 0.45, 0.8)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_masks(
+    image: Image.Image,
+    masks: Sequence[Mask],
+    captions: Sequence[str],
+    *,
+    colours: Sequence[Colour] | None = None,
+    inside: bool = False,
+    zoom: int = 1,
+) -> Image.Image:
     """A copy of the image with every mask [h, w] filled, outlined and captioned; the first is drawn last, on top.
 
-    zoom: enlarge this many times first, so that captions leave something of a small image to see.
+    colours: of each mask; those of objects if not given. inside: captions stand in the middle of the masks, not above
+    them. zoom: enlarge this many times first, so that captions leave something of a small image to see.
     """
+    colours = colours or [colour(number) for number in range(len(masks))]
     image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.BICUBIC)
     masks = [mask.repeat(zoom, 0).repeat(zoom, 1) for mask in masks]
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     thickness = max(1, round(max(image.size) / 400))
     for number in reversed(range(len(masks))):
-        mask, paint = masks[number], np.array(colour(number), dtype=np.float32)
+        mask, paint = masks[number], np.array(colours[number], dtype=np.float32)
         pixels = np.where(mask[:, :, None], (1 - FILL) * pixels + FILL * paint, pixels)
         pixels[outline(mask, thickness)] = paint
     drawn = Image.fromarray(pixels.astype(np.uint8))
     pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(max(11, round(max(image.size) / 48)))
     for number in reversed(range(len(masks))):
         if masks[number].any():
-            _caption(pen, captions[number], masks[number], colour(number), drawn.size, font)
+            _caption(pen, captions[number], masks[number], colours[number], drawn.size, font, inside)
     return drawn
 
 
@@ -82,13 +100,20 @@ def _caption(
     paint: Colour,
     image_wh: tuple[int, int],
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    inside: bool,
 ) -> None:
-    """Text on the mask's colour, above the top left of the mask where there is room."""
-    mask_top, mask_left = (int(np.any(mask, axis=axis).argmax()) for axis in (1, 0))
+    """Text on the mask's colour: above the top left of the mask where there is room, or where the mask is widest."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 4
-    x = max(0, min(mask_left, image_wh[0] - width))
-    y = max(0, min(mask_top - height if mask_top >= height else mask_top, image_wh[1] - height))
+    if inside:
+        padded = np.pad(mask[::4, ::4], 1)  # coarse is good enough for a label
+        depth: Any = distance_transform_edt(padded)
+        middle_y, middle_x = (4 * (int(place) - 1) for place in np.unravel_index(np.argmax(depth), padded.shape))
+        x, y = middle_x - width // 2, middle_y - height // 2
+    else:
+        mask_top, mask_left = (int(np.any(mask, axis=axis).argmax()) for axis in (1, 0))
+        x, y = mask_left, mask_top - height if mask_top >= height else mask_top
+    x, y = max(0, min(x, image_wh[0] - width)), max(0, min(y, image_wh[1] - height))
     ink = "black" if 0.3 * paint[0] + 0.59 * paint[1] + 0.11 * paint[2] > 110 else "white"
     pen.rectangle((x, y, x + width, y + height), fill=paint)
     pen.text((x + 3 - left, y + 2 - top), text, fill=ink, font=font)

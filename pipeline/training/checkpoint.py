@@ -4,6 +4,7 @@ One that is evaluated on the way has best.pt too, the best weights so far; `trac
 A run that trained its detector too has that in detector.safetensors, a weights file like the one it began with.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from featcache import CacheSpec
 
+from ..data.panoptic import CATEGORIES, SegmentClass
 from ..errors import PipelineError
 from ..files import whole_file, write_json
 from ..heads.base import MaskHead, Widths
@@ -43,6 +45,8 @@ class Run:
     """Of the cache, or of one that held the live detector's features as they were at the start."""
     versions: dict[str, str]
     """Of the code that began it; log.txt has that of every start. `commit` where it is a git checkout."""
+    segment_categories: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
+    """Of the panoptic ground truth, {"id", "name", "isthing"}; empty where there is none."""
 
 
 def describe_run(recipe: Recipe, spec: CacheSpec) -> Run:
@@ -52,6 +56,7 @@ def describe_run(recipe: Recipe, spec: CacheSpec) -> Run:
         widths=Widths.of_cache(spec),
         source=dict(spec.source),
         categories=cast(Any, spec.recipe["categories"]),
+        segment_categories=cast(Any, spec.recipe.get(CATEGORIES, [])),
         fingerprint=spec.fingerprint,
         versions={"python": platform.python_version(), "torch": torch.__version__, **code_version()},
     )
@@ -86,11 +91,13 @@ def read_run(folder: Path) -> Run:
             f"{folder} is no run: it has no {CONFIG}", "python -m pipeline train --cache DIR --head NAME --run DIR"
         ) from None
     widths = table["widths"]
+    segments = tuple(SegmentClass(**one) for one in widths.get("segments", []))
     return Run(
         recipe=Recipe.from_json(table["recipe"]),
-        widths=Widths(**{**widths, "encoder": tuple(widths["encoder"])}),
+        widths=Widths(**{**widths, "encoder": tuple(widths["encoder"]), "segments": segments}),
         source=table["source"],
         categories=table["categories"],
+        segment_categories=table.get("segment_categories", []),
         fingerprint=table["fingerprint"],
         versions=table["versions"],
     )

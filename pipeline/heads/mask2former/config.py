@@ -8,6 +8,13 @@ from typing import Literal
 class Mask2FormerConfig:
     """One head. `configs/heads/*.toml` hold the named ones."""
 
+    task: Literal["instance", "semantic", "panoptic"] = "instance"
+    """What it learns and tells: objects; a class for each pixel, in which everything of a class is one mask; or
+    segments, things and stuff. The last two take features extracted with --panoptic, and the classes from there."""
+    object_threshold: float = 0.8
+    """Panoptic: a query whose best class is less probable is no segment."""
+    overlap_threshold: float = 0.8
+    """Panoptic: a query that wins less than this share of its own mask is no segment."""
     encoder_layer: int = 0
     """Which encoder layer's maps it reads, from 1; 0: those that the detector's TOML chose. Others must be in the
     cache: `extra_encoder_layers` of the detector."""
@@ -48,5 +55,8 @@ class Mask2FormerConfig:
             raise ValueError(f"hidden is {self.hidden}, expected a multiple of 4: sines and cosines of x and y")
         if self.hidden % self.heads:
             raise ValueError(f"hidden = {self.hidden} is not divided by heads = {self.heads}")
+        for name in ("object_threshold", "overlap_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
         if not 0 < self.no_object <= 1:
             raise ValueError(f"no_object is {self.no_object}, expected more than 0 and at most 1")

@@ -1,6 +1,7 @@
 """Mask2Former on frozen features: pixel features and masked-attention decoder -> masks, classes and scores."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,9 +9,12 @@ from torch import Tensor
 from ...data.coco import Category
 from ...data.sources import Batch
 from ...detectors.base import Features
+from ...errors import PipelineError
+from ...masks.query_masks import QueryMasks
 from ...training.config import TrainConfig
 from ...training.mask_terms import MaskTerms
 from ...training.precision import autocast
+from ...training.segment_objects import SegmentTargets, segment_targets
 from ...training.set_loss import SetLoss
 from ...training.view_objects import ViewObjects, view_objects
 from ..base import MaskHead, Masks, Widths, encoder_maps, images_of_one_size, require_c1
@@ -30,6 +34,12 @@ class Mask2Former(MaskHead):
         require_c1(widths, "its masks are on that grid; name a tap 'c1' in the detector's TOML")
         self.config = config
         self.strides = widths.strides
+        if config.task != "instance" and not widths.segments:
+            raise PipelineError(
+                f"task={config.task} takes its classes from panoptic ground truth, and the features come without any",
+                "extract with --panoptic JSON",
+            )
+        self.classes = widths.segments
         encoder = encoder_maps(widths, config.encoder_layer)
         self.finest = encoder[0]
         self.encoder = tuple(reversed(encoder[: config.levels or None]))
@@ -47,7 +57,7 @@ class Mask2Former(MaskHead):
             heads=config.heads,
             layers=config.layers,
             feed_forward=config.feed_forward,
-            classes=widths.classes,
+            classes=widths.classes if config.task == "instance" else len(widths.segments),
         )
 
     def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> list[list[Prediction]]:
@@ -68,16 +78,30 @@ class Mask2Former(MaskHead):
 
     def targets(
         self, batch: Batch, categories: Sequence[Category], config: TrainConfig, generator: torch.Generator
-    ) -> list[ViewObjects]:
-        """See `MaskHead.targets`: the objects of each image. An image without any teaches that there is none."""
-        return view_objects(batch, categories)
+    ) -> list[ViewObjects] | SegmentTargets:
+        """See `MaskHead.targets`: the objects of each image. An image without any teaches that there is none.
+
+        For the other tasks the segments, of the images that have any: others are not annotated.
+        """
+        if self.config.task == "instance":
+            return view_objects(batch, categories)
+        return segment_targets(batch, self.classes, self.config.task)
 
     def loss(
-        self, batch: Batch, targets: list[ViewObjects], config: TrainConfig, generator: torch.Generator
+        self,
+        batch: Batch,
+        targets: list[ViewObjects] | SegmentTargets,
+        config: TrainConfig,
+        generator: torch.Generator,
     ) -> dict[str, Tensor]:
         """See `MaskHead.loss`. Mask terms are means over the objects of this batch, of a `micro_batch` over its own."""
-        with autocast(config, batch.features.boxes.device):
-            layers = self(batch.features, *_detections(batch.features, batch.counts))
+        features, counts = batch.features, batch.counts
+        if isinstance(targets, SegmentTargets):
+            if len(targets) < len(batch):
+                features, counts = features.rows(targets.rows), [counts[row] for row in targets.rows]
+            targets = targets.objects
+        with autocast(config, features.boxes.device):
+            layers = self(features, *_detections(features, counts))
         criterion = SetLoss(
             class_weight=self.config.class_weight,
             no_object=self.config.no_object,
@@ -93,7 +117,10 @@ class Mask2Former(MaskHead):
 
     @torch.inference_mode()
     def predict(self, features: Features, counts: list[int] | None = None) -> list[Masks]:
-        """See `MaskHead.predict`. Boxes, scores and labels are the head's own, best score first."""
+        """See `MaskHead.predict`. Boxes, scores and labels are the head's own, best score first.
+
+        For the other tasks these are of things alone, and `Masks.queries` is what to make the segments of.
+        """
         return self._instances(self._layers(features, counts)[-1], features)
 
     @torch.inference_mode()
@@ -111,9 +138,25 @@ class Mask2Former(MaskHead):
         found: list[Masks] = []
         for prediction, (h, w) in zip(predictions, features.input_hw.tolist(), strict=True):
             stride = self.strides["c1"]
-            probs = prediction.class_logits.float().softmax(-1)[:, :-1]  # without "no object"
+            probs = prediction.class_logits.float().softmax(-1)  # "no object" last
             view = (h / stride, w / stride)
-            found.append(instances(probs, prediction.mask_logits, view, self.config.detections))
+            if self.config.task == "instance":
+                found.append(instances(probs[:, :-1], prediction.mask_logits, view, self.config.detections))
+                continue
+            things = [label for label, one in enumerate(self.classes) if one.instance_label >= 0]
+            masks = instances(probs[:, things], prediction.mask_logits, view, self.config.detections)
+            labels = masks.labels.new_tensor([self.classes[label].instance_label for label in things])
+            queries = QueryMasks(
+                probs=probs,
+                mask_logits=prediction.mask_logits,
+                stride=stride,
+                input_hw=(h, w),
+                classes=self.classes,
+                task=self.config.task,
+                object_threshold=self.config.object_threshold,
+                overlap_threshold=self.config.overlap_threshold,
+            )
+            found.append(replace(masks, labels=labels[masks.labels], queries=queries))
         return found
 
     def _start(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> Start:
