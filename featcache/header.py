@@ -51,7 +51,7 @@ class Header:
         return self.rows(view, "level_hw", "<i4")
 
     def delta(self, view: str, level: str) -> bool | None:
-        """Whether a level of a view is stored as row differences; None before its first image."""
+        """Whether a level of a view is stored as row differences; None before its first images."""
         return self.array(f"views/{view}/maps/{level}")["attributes"][_OURS].get("delta")
 
     def rows(self, view: str, name: str, dtype: str, count: int | None = None) -> NDArray[Any] | None:

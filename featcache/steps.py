@@ -7,6 +7,8 @@ follows from the image's own values alone: it is the same whoever extracts the i
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -40,7 +42,8 @@ def fewest_steps(
     some = values[:, :: max(1, values.shape[1] // _SAMPLED_ROWS)]
     share = torch.count_nonzero(some > low[:, None, None], dim=(1, 2)) / some[0].numel()
     noise = ((high - low).double().square() * share).sum() / (12 * MOST_STEPS**2 * height * width)
-    norms: Tensor = torch.linalg.vector_norm(means.flatten(1), dim=1)  # pyright: ignore
+    flat = means.flatten(1)
+    norms = cast(Tensor, torch.linalg.vector_norm(flat, dim=1))  # pyright: ignore[reportUnknownMemberType]
     energy = norms.double().square().sum() / means[0].numel()
     steps = (MOST_STEPS / max_error * (noise / energy).sqrt()).ceil()
     known = torch.isfinite(energy) & (energy > 0)  # beyond 1e19 squares leave float32

@@ -276,7 +276,7 @@ def _create_map(group: zarr.Group, spec: CacheSpec, view: str, level_name: str, 
 
 
 def map_attribute(spec: CacheSpec, view: str, level_name: str, *, delta: bool | None) -> dict[str, Any]:
-    """What a map array says of itself, enough to read it without our code. `delta` is null until the first image."""
+    """What a map array says of itself, enough to read it without our code. `delta` is null until the first images."""
     group, index = view_path(view), spec.position(level_name)
     attribute: dict[str, Any] = {
         "codec": spec.codec,

@@ -15,24 +15,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache import codecs, store
-from featcache.chunks import encode_chunk
 from featcache.commit import Committer, Group
-from featcache.errors import BadValueError, CacheError, MismatchError, NotACacheError
-from featcache.files import PARTIAL_SUFFIXES, clear_directory, full_disk_is_clear
-from featcache.layout import ViewFiles, images_per_file
-from featcache.lock import LOCK_NAME, WriterLock
+from featcache.delta import MEASURED_IMAGES, delta_is_smaller, row_differences
+from featcache.errors import BadValueError, CacheError
+from featcache.files import full_disk_is_clear
+from featcache.layout import ViewFiles
+from featcache.lock import WriterLock
 from featcache.moments import Moments
 from featcache.pack import detection_rows, encode_maps
 from featcache.record import Record
+from featcache.resume import check_tables, create_or_resume, refuse_foreign
 from featcache.source import local_directory
-from featcache.spec import CacheSpec, GroundTruth, ImageInfo, check_format_version
+from featcache.spec import CacheSpec, GroundTruth, ImageInfo
 
 _OPEN_GROUPS = 4
 """Shards that may be begun at a time."""
 
 
 class CacheWriter:
-    """Creates a cache, or continues one of the same identity (but for what is newer than it: `_goes_on_as`).
+    """Creates a cache, or continues one of the same identity (but for what is newer than it: `resume.py`).
 
     A context manager.
 
@@ -56,15 +57,16 @@ class CacheWriter:
         queue: int = 8,
     ) -> None:
         self.path = local_directory(path)
-        self.spec = spec
         self.images = list(images)
-        _check_tables(self.images, ground_truth, shard)
+        check_tables(self.images, ground_truth, shard)
         with full_disk_is_clear(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            _refuse_foreign(self.path)
+            refuse_foreign(self.path)
             self._lock = WriterLock(self.path)
             try:
-                shard = self._create_or_resume(ground_truth, further_truth or {}, shard)
+                self.spec, self._shard = create_or_resume(
+                    self.path, spec, self.images, ground_truth, further_truth or {}, shard
+                )
                 group = store.open_group(self.path)
                 self._views: dict[str, ViewFiles] = {
                     view: store.open_view(group, self.spec, view) for view in self.spec.views
@@ -77,8 +79,8 @@ class CacheWriter:
             except BaseException:
                 self._lock.release()
                 raise
-        self._shard = shard
-        self._committer = Committer(self.path, self._views, len(self.images), shard)
+        self._undecided: dict[str, list[Record]] = {}  # by view, until it is known whether delta is smaller
+        self._committer = Committer(self.path, self._views, len(self.images), self._shard)
         self._open: dict[tuple[str, int], Group] = {}
         self._open_lock = threading.Lock()
         self._error: BaseException | None = None
@@ -127,7 +129,8 @@ class CacheWriter:
         labels: Tensor,  # "n"
         input_hw: tuple[int, int],
     ) -> None:
-        """Store one image in one view; returns when it is queued, done when it is on disk.
+        """Store one image in one view; returns when it is queued, done when it is on disk. The first few of a view wait
+        until they tell whether `delta` makes their maps smaller, at the latest until `flush`.
 
         Boxes are cxcywh in 0-1 of the view; `input_hw` is the network's input without padding, in pixels. Raises
         BadValueError naming image id, level and position for a shape or value that cannot be stored.
@@ -138,6 +141,7 @@ class CacheWriter:
         rows = detection_rows(self.spec, queries, boxes, scores, labels, name=name)
         rows["input_hw"] = np.array([int(side) for side in input_hw])
         encoded = encode_maps(self.spec, maps, name=name)
+        decided = self.spec.codec != "uint8" or all(self._delta[view, level] is not None for level in encoded)
         tokens: dict[str, NDArray[Any]] = {}
         level_hw: list[tuple[int, int]] = []
         for level in self.spec.levels:
@@ -152,11 +156,17 @@ class CacheWriter:
             if stored.scale is not None and stored.offset is not None:
                 rows[f"scale/{level.name}"] = stored.scale.cpu().numpy()
                 rows[f"offset/{level.name}"] = stored.offset.cpu().numpy()
-                if self._uses_delta(view, level.name, values):
+                if decided and self._delta[view, level.name]:
                     values = codecs.add_delta(values)
             tokens[level.name] = values.reshape(h * w, c).cpu().numpy()
         rows["level_hw"] = np.array(level_hw)
-        self.put_record(Record(index, view, tokens, rows))
+        record = Record(index, view, tokens, rows)
+        if decided:
+            self.put_record(record)
+            return
+        self._undecided.setdefault(view, []).append(record)
+        if len(self._undecided[view]) == MEASURED_IMAGES:
+            self._decide(view)
 
     def put_record(self, record: Record) -> None:
         """Store one image that is already in stored values, such as one copied from another cache."""
@@ -164,11 +174,11 @@ class CacheWriter:
         self._queue.put(record)
 
     def delta(self, view: str, level: str) -> bool | None:
-        """Whether a level of a view is stored as row differences; None before its first image."""
+        """Whether a level of a view is stored as row differences; None before its first images."""
         return self._delta[view, level]
 
     def set_delta(self, view: str, level: str, delta: bool) -> None:
-        """Choose row differences or not, durably, before the first image of that level."""
+        """Choose row differences or not, durably, before an image of that level is on disk."""
         store.set_attribute(
             self.path / self._views[view].maps[level].path, store.map_attribute(self.spec, view, level, delta=delta)
         )
@@ -176,6 +186,8 @@ class CacheWriter:
 
     def flush(self) -> None:
         """Return when everything put is on disk and marked done."""
+        for view in list(self._undecided):
+            self._decide(view)
         self._queue.join()
         self._raise_error()
         with self._open_lock:
@@ -198,44 +210,18 @@ class CacheWriter:
             self._threads = []
             self._lock.release()
 
-    def _create_or_resume(
-        self,
-        ground_truth: Sequence[GroundTruth],
-        further_truth: Mapping[str, Callable[[], Sequence[GroundTruth]]],
-        shard: int | None,
-    ) -> int:
-        header = store.read_header(store.open_group(self.path)) if (self.path / "zarr.json").exists() else None
-        if header is None:  # new, or its creation was killed
-            clear_directory(self.path, keep=LOCK_NAME)
-            shard = shard or images_per_file(self.spec, len(self.images))
-            truths: dict[str | None, Sequence[GroundTruth]] = {None: ground_truth}
-            for name in self.spec.further_truth:
-                truths[name] = further_truth[name]()
-                _check_tables(self.images, truths[name], None)
-            store.create(self.path, self.spec, self.images, truths, shard)
-            return shard
-        check_format_version(header["format_version"], str(self.path))
-        stored = CacheSpec.from_json(header["spec"])
-        fields = stored.differences(self.spec)
-        if all(_goes_on_as(name, cached) for name, cached, _ in fields):
-            self.spec = stored
-        else:
-            listing = "; ".join(f"{name}: cache has {cached!r}, now {now!r}" for name, cached, now in fields)
-            raise MismatchError(
-                f"cache {self.path} was made by something else ({listing})",
-                "choose another --cache directory, or repeat the command that made this one (featcache info shows it)",
-                fields,
-            )
-        return int(header["shard"])
-
-    def _uses_delta(self, view: str, level: str, tokens: Tensor) -> bool:
-        delta = self._delta[view, level]
-        if delta is None:
-            delta = self.spec.level(level).bands == 1 and _delta_is_smaller(
-                tokens
-            )  # a band is read without those above
-            self.set_delta(view, level, delta)
-        return delta
+    def _decide(self, view: str) -> None:
+        """Choose what the images of a view that wait tell to be smaller, and queue them."""
+        records = self._undecided.pop(view)
+        for level in self.spec.levels:
+            if self._delta[view, level.name] is None:
+                whole = level.bands == 1  # a band is read without those above
+                self.set_delta(view, level.name, whole and delta_is_smaller(self.spec, level.name, records))
+            if self._delta[view, level.name]:
+                for record in records:
+                    record.tokens[level.name] = row_differences(self.spec, level.name, record)
+        for record in records:
+            self.put_record(record)
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -283,36 +269,3 @@ class CacheWriter:
             if len(self._open) > _OPEN_GROUPS:  # images came in no order: write the oldest group as far as it is
                 return [self._open.pop(next(iter(self._open)))]
         return []
-
-
-def _goes_on_as(field: str, cached: object) -> bool:
-    """Whether a cache begun with that value goes on so, whatever is asked for: begun before there was a choice."""
-    return field.endswith(".moments") or (field == "max_error" and cached is None)
-
-
-def _delta_is_smaller(tokens: Tensor) -> bool:
-    plain, rows = (
-        len(encode_chunk(values.cpu().numpy(), compress=True)) for values in (tokens, codecs.add_delta(tokens))
-    )
-    return rows < plain
-
-
-def _check_tables(images: Sequence[ImageInfo], ground_truth: Sequence[GroundTruth], shard: int | None) -> None:
-    if not images or len(images) != len(ground_truth):
-        raise CacheError(
-            f"{len(images)} images and {len(ground_truth)} ground truths given; both must be the same, not 0"
-        )
-    if len({image.id for image in images}) != len(images):
-        raise CacheError("two images have the same id")
-    if shard is not None and shard < 1:
-        raise CacheError(f"shard is {shard}, must be at least 1")
-
-
-def _refuse_foreign(path: Path) -> None:
-    """Refuse to write into a directory that holds something else, another zarr group included."""
-    names = {entry.name for entry in path.iterdir()}
-    if not names or ("zarr.json" in names and store.read_header(store.open_group(path)) is not None):
-        return
-    ours = {LOCK_NAME, *store.TOP_NAMES}
-    if LOCK_NAME not in names or any(name not in ours and not name.endswith(PARTIAL_SUFFIXES) for name in names):
-        raise NotACacheError(f"{path} is not empty and not a cache", "choose a new or empty directory for the cache")

@@ -116,7 +116,10 @@ class HfDetector:
             moments={},
             strides={level.name: level.stride for level in self.levels},
             input_hw=torch.tensor([list(images.shape[2:])] * len(images), device=self.device),
-            **detections,
+            queries=detections["queries"],
+            boxes=detections["boxes"],
+            scores=detections["scores"],
+            labels=detections["labels"],
         )
 
     def _detect(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -183,3 +183,36 @@ def test_small_maps_share_files_by_themselves(tmp_path: Path) -> None:
     assert Cache(tmp_path / "c").shard == 8
     assert len(list((tmp_path / "c/views/orig/maps/c1").glob("c.*"))) == 2
     assert Cache(tmp_path / "c").done().all()
+
+
+def test_the_first_images_decide_together_on_differences(tmp_path: Path) -> None:
+    """The first is smaller without, the eight together with; nothing of them is written before, all of them after."""
+    rng = np.random.default_rng(0)
+    noise = torch.from_numpy(rng.integers(0, 255, (4, 24, 16)).astype(np.float32))
+    rows = torch.from_numpy(rng.integers(0, 9, (4, 24, 16)).cumsum(1).astype(np.float32))
+    level = LevelSpec("c1", 4, 4, (24, 16))
+    spec = make_spec(codec="uint8", max_error=0.0, levels=(level,), detections=1, query_dim=2, views=("orig",))
+    images, truths = make_images(12), make_truth(12)
+
+    def put(writer: CacheWriter, index: int) -> None:
+        detection = {"queries": torch.zeros(1, 2), "boxes": torch.full((1, 4), 0.5), "scores": torch.ones(1)}
+        values = noise if index == 0 else rows.roll(index, dims=2)
+        labels = torch.zeros(1, dtype=torch.int64)
+        writer.put(index, "orig", maps={"c1": values}, labels=labels, input_hw=(96, 64), **detection)
+
+    with CacheWriter(tmp_path / "cache", spec, images, truths, shard=1) as writer:
+        for index in range(7):
+            put(writer, index)
+        assert writer.delta("orig", "c1") is None
+        assert not writer.done("orig").any()
+        for index in range(7, 12):
+            put(writer, index)
+        assert writer.delta("orig", "c1") is True
+    cache = Cache(tmp_path / "cache")
+    assert cache.done("orig").all()
+    torch.testing.assert_close(cache[0].maps["c1"], noise, atol=0.51, rtol=0)
+    torch.testing.assert_close(cache[11].maps["c1"], rows.roll(11, dims=2), atol=0.51, rtol=0)
+
+    with CacheWriter(tmp_path / "one", spec, images[:1], truths[:1], shard=1) as writer:
+        put(writer, 0)
+    assert Cache(tmp_path / "one").files("orig").maps["c1"].delta is False
