@@ -15,11 +15,13 @@ from pipeline import evaluate, extract, predict, train
 from pipeline.data.panoptic import segment_classes
 from pipeline.data.sources import Cached
 from pipeline.errors import PipelineError
+from pipeline.heads.mask2former import Mask2FormerConfig
 from pipeline.masks.query_masks import QueryMasks
 from pipeline.segment_scores import SegmentScores
 from pipeline.training.checkpoint import load_head, read_run
 from pipeline.training.config import TrainConfig
 from pipeline.training.segment_objects import segment_targets
+from pipeline.training.validation import _ap
 
 SETTINGS = {
     "steps": "12", "batch_size": "4", "lr": "3e-3", "clip": "1.0", "log_every": "1", "hidden": "16", "heads": "2",
@@ -225,3 +227,14 @@ def test_predict_draws_and_writes_segments(tiny: Tiny, runs: dict[str, Path], tm
             assert set(np.unique(ids)) - {0} == {segment["id"] for segment in one["segments_info"]}
             drawn += len(one["segments_info"])
         assert drawn
+
+
+def test_no_detection_asks_for_stuff() -> None:
+    with pytest.raises(ValueError, match="task=panoptic with start=detector"):
+        Mask2FormerConfig(task="panoptic", start="detector")
+
+
+def test_the_best_weights_are_those_of_the_tasks_own_figure() -> None:
+    assert _ap({"AP": 10.0}) == 10
+    assert _ap({"AP": 10.0, "mIoU": 20.0}) == 20
+    assert _ap({"AP": 10.0, "mIoU": 20.0, "PQ": None}) == -1

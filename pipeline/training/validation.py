@@ -24,6 +24,8 @@ from ..heads.base import MaskHead
 from .checkpoint import BEST, Run, check_features, save_tensors
 from .track import Track, validations
 
+SEGMENTS = (("panoptic", "PQ"), ("semantic", "mIoU"))
+"""The figures that count for heads that tell segments, the first that there is."""
 FOLDER = "validation"
 """In the run: the files of the last evaluation on the way."""
 
@@ -64,6 +66,7 @@ class Validation:
             )
         metrics = found[contender.folder]
         figures = {**metrics["segm"], "mask_iou": metrics["mask_iou"]}
+        figures |= {name: metrics[kind][name] for kind, name in SEGMENTS if kind in metrics}
         others = [_ap(row["val"]) for row in validations(self.folder)]
         best = not others or _ap(figures) > max(others)
         if best:
@@ -92,8 +95,9 @@ def evaluating(head: MaskHead, *, amp: bool) -> Iterator[None]:
 
 
 def _ap(figures: dict[str, Any]) -> float:
-    """For comparing; it is undefined on images without any object."""
-    return -1.0 if figures["AP"] is None else figures["AP"]
+    """For comparing: PQ of a panoptic head, mIoU of a semantic one, mask AP of any other; undefined without objects."""
+    name = next((name for _, name in SEGMENTS if name in figures), "AP")
+    return -1.0 if figures[name] is None else figures[name]
 
 
 def _fail(_folder: Path, error: Exception) -> None:

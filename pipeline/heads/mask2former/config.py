@@ -58,5 +58,7 @@ class Mask2FormerConfig:
         for name in ("object_threshold", "overlap_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
+        if self.task != "instance" and self.start == "detector":
+            raise ValueError(f"task={self.task} with start=detector: no detection asks for stuff; use start=learned")
         if not 0 < self.no_object <= 1:
             raise ValueError(f"no_object is {self.no_object}, expected more than 0 and at most 1")
