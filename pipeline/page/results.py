@@ -86,8 +86,9 @@ def lost_section(records: Sequence[Record]) -> str:
             html.tag("div", html.table("AP left, percent", ["", *(record.name for _, record in told)], rows)),
             class_="grid",
         ),
-        about="One kind of error made perfect at a time, all else as it is. The first three are the frozen detector's; "
-        "loose masks are what a better mask head could gain. Gains do not add up: one error hides another.",
+        about="One kind of error made perfect at a time, all else as it is. The first three are the frozen detector's, "
+        "but for heads that tell their own boxes; loose masks are what a better mask head could gain. Gains do not add "
+        "up: one error hides another.",
     )
 
 

@@ -18,7 +18,6 @@ COSTS = ("images_per_second", "data_wait", "memory_bytes", "step_seconds", "step
 """Of metrics.jsonl: told in the table of costs. Every other number of it is a curve."""
 CURVE_NAMES = {
     "loss": "Loss, all terms",
-    "lr": "Learning rate",
     "class": "Loss: class",
     "l1": "Loss: boxes, L1",
     "giou": "Loss: boxes, GIoU",
@@ -29,6 +28,7 @@ CURVE_NAMES = {
     "interaction": "Loss: token interaction",
     "denoising": "Loss: denoising",
     "detection": "Loss: detection",
+    "lr": "Learning rate",
     "val/AP": "Mask AP on the way",
     "val/AP50": "Mask AP50 on the way",
     "val/AP75": "Mask AP75 on the way",
@@ -39,7 +39,8 @@ def course_section(records: Sequence[Record]) -> str:
     """Every number of metrics.jsonl over the steps."""
     names = [name for record in records for row in record.log for name, value in row.items() if _is_number(value)]
     figures: list[str] = []
-    for name in dict.fromkeys(names):
+    shown = list(CURVE_NAMES)  # losses beside each other, whichever run has them
+    for name in sorted(dict.fromkeys(names), key=lambda name: shown.index(name) if name in shown else len(shown)):
         if name == "step" or name in COSTS:
             continue
         lines: list[Line] = []
