@@ -1,47 +1,36 @@
 """A run -> its head as one file that needs none of this project: torch.export (.pt2) and ONNX, both checked on a cache.
 
-Inputs, of one image: every map the head reads, "1 c h w", by its name; `boxes` "n 4", xyxy in pixels of the network
-input, float32; `queries` "n d". Outputs: `mask_logits` "n r r" in the frame of each box, before sigmoid, and `iou`
-"n classes" where the head predicts it. The number of boxes is free, and so are the sizes of the maps where the head's
-operators let them be. A .pt2 wants `import torchvision` before it is loaded, for RoIAlign; onnxruntime has its own.
+Inputs and outputs, of one image: `heads/exported.py`, and inputs.json beside the files. The number of boxes is free,
+and so are the sizes of the maps where the head's operators let them be. A .pt2 wants `import torchvision` before it is
+loaded, for RoIAlign; onnxruntime has its own.
 """
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .data.sources import Cached
-from .detectors.base import Features
 from .errors import PipelineError
 from .files import write_json
-from .heads.base import boxes_in_pixels
+from .heads.base import MaskHead
 from .heads.export_mode import export_mode
+from .heads.exported import ExportedHead, Sample, exported_head
 from .heads.mask_frozen_detr import MaskFrozenDetr
 from .training.checkpoint import check_features, load_head
 
 Format = Literal["pt2", "onnx"]
 FILES: dict[Format, str] = {"pt2": "head.pt2", "onnx": "head.onnx"}
 MOST = 1e-4
-"""Largest difference from the head itself, of any output, with which an export passes."""
+"""Largest difference from the head itself with which an export passes: absolute for outputs up to 1, beyond that a
+share of the output's largest value."""
 IMAGES = 4
 """Of the cache, that it is checked on."""
 OPSET = 17
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image to check on."""
-
-    features: Features
-    boxes: Tensor
-    """As the head takes them: cxcywh in 0-1 of the view. "n 4" """
-    queries: Tensor
-    """ "n d" """
 
 
 @dataclass(frozen=True)
@@ -50,42 +39,10 @@ class Exported:
 
     file: Path
     difference: float
-    """Largest, absolute, of any output in any check."""
+    """Largest, of any output in any check; see `MOST`."""
     checks: int
     free_maps: bool
     """Whether maps of other sizes are taken; if not, only those of the first image of the cache."""
-
-
-class ExportedHead(nn.Module):
-    """A head whose inputs and outputs are tensors only."""
-
-    def __init__(self, head: MaskFrozenDetr) -> None:
-        super().__init__()
-        self.head = head
-        all_levels = head.config.image_encoder == "deformable"  # the others read the finest only
-        self.maps = (*(["c1"] if head.with_c1 else []), *(head.encoder if all_levels else head.encoder[:1]))
-        """Names of the maps, in the order of the inputs."""
-        self.outputs = ["mask_logits"] if head.scoring is None else ["mask_logits", "iou"]
-
-    @property
-    def inputs(self) -> list[str]:
-        """Names, in order."""
-        return [*self.maps, "boxes", "queries"]
-
-    def inputs_of(self, sample: Sample) -> tuple[Tensor, ...]:
-        """An image as this module takes it."""
-        boxes = boxes_in_pixels(sample.features, [sample.boxes])[0]
-        return (*(sample.features.maps[name].contiguous() for name in self.maps), boxes, sample.queries)
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Maps, boxes and queries as the file's head says -> `outputs`. To be called in `export_mode`."""
-        *maps, boxes, queries = inputs
-        named = dict(zip(self.maps, maps, strict=True))
-        named = dict.fromkeys(self.head.encoder, named[self.head.finest]) | named
-        rows = boxes[None]
-        features = Features(named, self.head.encoder, self.head.strides, queries[None], rows, rows, rows, rows)
-        output = self.head(features, [boxes], [queries])
-        return (output.mask_logits,) if output.iou is None else (output.mask_logits, output.iou)
 
 
 def main(*, cache: Path, run: Path, out: Path, formats: Sequence[Format] = ("pt2", "onnx")) -> list[Exported]:
@@ -97,29 +54,24 @@ def main(*, cache: Path, run: Path, out: Path, formats: Sequence[Format] = ("pt2
     source = Cached(cache)
     head, trained = load_head(run)
     check_features(trained, source.cache.spec, f"cache {cache}")
-    if not isinstance(head, MaskFrozenDetr):
-        raise PipelineError(
-            f"the head of {run} is of family '{trained.recipe.family}', which cannot be exported",
-            "heads of family 'mask-frozen-detr' can",
-        )
-    module = ExportedHead(_plain(head)).eval()
+    module = exported_head(_plain(head), trained.recipe.family, trained.widths.encoder).eval()
     samples = _samples(source)
     out.mkdir(parents=True, exist_ok=True)
     exported = [_export(kind, module, samples, out / FILES[kind]) for kind in formats]
     sides = ["h", "w"] if all(one.free_maps for one in exported) else []
     shapes: dict[str, list[str | int]] = {}
     for name, value in zip(module.inputs, module.inputs_of(samples[0]), strict=True):
-        c = value.shape[1]
-        shapes[name] = [1, c, *(sides or value.shape[2:])] if name in module.maps else ["n", c]
-    content = {"inputs": shapes, "outputs": module.outputs, "categories": trained.categories}
+        own = value.shape[1:]
+        shapes[name] = [1, own[0], *(sides or own[1:])] if name in module.maps else ["n", *own]
+    content = {"inputs": shapes, "outputs": module.outputs, "boxes": module.boxes, "categories": trained.categories}
     write_json(out / "inputs.json", content, indent=2)
     return exported
 
 
-def _plain(head: MaskFrozenDetr) -> MaskFrozenDetr:
+def _plain(head: MaskHead) -> MaskHead:
     """The head without a choice by the size of its input, which has no place in a graph, and contiguous in memory."""
-    if "neck_path" in {field.name for field in fields(head.config)}:
-        head.config = replace(head.config, **cast(Any, {"neck_path": "full"}))
+    if isinstance(head, MaskFrozenDetr):
+        head.config = replace(head.config, neck_path="full")
     head.requires_grad_(False)
     return head.to(memory_format=torch.contiguous_format)
 
@@ -132,7 +84,15 @@ def _samples(source: Cached) -> list[Sample]:
         batch = source.batch([(index, view)])
         features = replace(batch.features, maps={name: one.float() for name, one in batch.features.maps.items()})
         n = max(1, batch.counts[0] // (1 + len(found)))
-        found.append(Sample(features, features.boxes[0, :n], features.queries[0, :n].float()))
+        found.append(
+            Sample(
+                features,
+                features.boxes[0, :n],
+                features.queries[0, :n].float(),
+                features.labels[0, :n],
+                features.scores[0, :n],
+            )
+        )
     return found
 
 
@@ -143,7 +103,7 @@ def _cut(sample: Sample) -> Sample:
     width = coarsest * max(1, w * 3 // 4 // coarsest)
     maps = {name: one[..., : width // features.strides[name]] for name, one in features.maps.items()}
     boxes = sample.boxes * sample.boxes.new_tensor([w / width, 1, w / width, 1])
-    return Sample(replace(features, maps=maps, input_hw=torch.tensor([[h, width]])), boxes, sample.queries)
+    return replace(sample, features=replace(features, maps=maps, input_hw=torch.tensor([[h, width]])), boxes=boxes)
 
 
 @torch.inference_mode()
@@ -176,11 +136,9 @@ def _sizes(sample: Sample) -> list[torch.Size]:
 
 
 def _difference(module: ExportedHead, run: Any, sample: Sample) -> float:
-    """From what the head says here, as in an evaluation."""
-    output = module.head(sample.features, [sample.boxes], [sample.queries])
-    expected = [output.mask_logits] if output.iou is None else [output.mask_logits, output.iou]
-    given = run(*module.inputs_of(sample))
-    return max(float((one - other).abs().max()) for one, other in zip(expected, given, strict=True))
+    """From what the head says here, as in an evaluation; see `MOST`."""
+    pairs = zip(module.expected(sample), run(*module.inputs_of(sample)), strict=True)
+    return max(float((one - other).abs().max() / one.abs().max().clamp(min=1)) for one, other in pairs)
 
 
 def _write_pt2(module: ExportedHead, sample: tuple[Tensor, ...], file: Path, free_maps: bool) -> None:
@@ -200,13 +158,16 @@ def _load_pt2(module: ExportedHead, file: Path) -> Any:
 
 
 def _write_onnx(module: ExportedHead, sample: tuple[Tensor, ...], file: Path, free_maps: bool) -> None:
-    axes: dict[str, dict[int, str]] = {"boxes": {0: "n"}, "queries": {0: "n"}}
-    axes |= {name: {0: "n"} for name in module.outputs}
+    axes: dict[str, dict[int, str]] = {name: {0: "n"} for name in module.rows}
+    if module.per_detection:
+        axes |= {name: {0: "n"} for name in module.outputs}
     if free_maps:
         axes |= {name: {2: f"h_{name}", 3: f"w_{name}"} for name in module.maps}
     with export_mode():
+        # By tracing. The newer exporter (dynamo=True) needs onnxscript, a dependency more, and starts from the same
+        # torch.export program as the .pt2; the extra `onnx` does without it.
         torch.onnx.export(
-            module, sample, file, input_names=module.inputs, output_names=module.outputs, dynamic_axes=axes,
+            module, sample, file, input_names=module.inputs, output_names=list(module.outputs), dynamic_axes=axes,
             opset_version=OPSET, dynamo=False, do_constant_folding=False,
         )  # fmt: skip
 
@@ -218,6 +179,6 @@ def _load_onnx(module: ExportedHead, file: Path) -> Any:
 
     def run(*inputs: Tensor) -> list[Tensor]:
         given = {name: value.numpy() for name, value in zip(module.inputs, inputs, strict=True)}
-        return [torch.from_numpy(value) for value in cast(Any, session.run(module.outputs, given))]
+        return [torch.from_numpy(value) for value in cast(Any, session.run(list(module.outputs), given))]
 
     return run

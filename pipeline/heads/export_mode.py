@@ -13,7 +13,8 @@ from torch import Tensor
 from ..detectors.base import Features
 from ..detectors.deformable import DeformableAttention
 from ..ops.level import Level
-from . import swin
+from ..ops.roi_align import SAMPLING_RATIO
+from . import baseline, swin
 from .mask_frozen_detr import box_encoder, head, image_encoder, query_encoder
 
 
@@ -25,9 +26,9 @@ def export_mode() -> Iterator[None]:
     which would be frozen into the graph. Not for several threads at once.
     """
     changes: list[tuple[Any, str, Any]] = [
-        (head, "roi_align", _roi_align),
-        (head, "boxes_in_pixels", _as_they_are),
-        (head, "pool_without_padding", _at_once),
+        *((module, "roi_align", _roi_align) for module in (head, baseline)),
+        *((module, "boxes_in_pixels", _as_they_are) for module in (head, baseline)),
+        *((module, "pool_without_padding", _at_once) for module in (head, baseline)),
         (query_encoder.ObjectToObject, "forward", _attend),
         (DeformableAttention, "forward", _attend_to_points),
         *((module, "cell_centres", _cell_centres) for module in (box_encoder, image_encoder)),
@@ -51,7 +52,7 @@ def _roi_align(
     boxes: Sequence[Tensor],
     size: int,
     *,
-    sampling_ratio: int,
+    sampling_ratio: int = SAMPLING_RATIO,
     upsample: str = "bilinear",
 ) -> Tensor:
     """See `ops.roi_align`; float maps of one image."""

@@ -102,7 +102,7 @@ class TrainConfig:
         if self.holdout == 1 or self.holdout < 0:
             raise ValueError(f"holdout is {self.holdout}, expected 0 (none) or 2 and more")
         if self.warmup >= self.steps:
-            raise ValueError(f"warmup {self.warmup} leaves nothing of {self.steps} steps")
+            raise ValueError(f"warmup {self.warmup} leaves nothing of {self.steps} steps; warmup=0 has none")
         if self.micro_batch < 0:
             raise ValueError(f"micro_batch is {self.micro_batch}, expected 0 (the whole batch) or more")
         if self.micro_batch and self.finetune != "none":

@@ -64,7 +64,7 @@ class DetectorStart(nn.Module):
         self.positions = MLP([2 * width, width, width])
         self.class_scale = nn.Parameter(torch.tensor(1.0))
         self.mask_scale = nn.Parameter(torch.tensor(4.0))
-        self._channels, self._classes = width // 2, classes
+        self.channels, self.classes = width // 2, classes
 
     def forward(
         self,
@@ -78,10 +78,10 @@ class DetectorStart(nn.Module):
         counts = torch.tensor([len(rows) for rows in boxes], device=boxes[0].device)
         contents = _padded([self.content(rows) + self.labels(own) for rows, own in zip(queries, labels, strict=True)])
         radians = _padded(boxes).float() * (2 * math.pi)
-        positions = self.positions(sine_embedding(radians, self._channels, TEMPERATURE))
+        positions = self.positions(sine_embedding(radians, self.channels, TEMPERATURE))
         absent = torch.arange(contents.shape[1], device=counts.device) >= counts[:, None]
         # an image without any detection asks its filling, whose rows are dropped later: no NaN may reach the weights
-        said = [self._classes_of(label, score) for label, score in zip(labels, scores, strict=True)]
+        said = [self.said(label, score) for label, score in zip(labels, scores, strict=True)]
         return Start(
             self.norm(contents),
             positions,
@@ -90,10 +90,10 @@ class DetectorStart(nn.Module):
             mask_logits=self.mask_scale * depth(_padded(boxes).float(), hw),
         )
 
-    def _classes_of(self, labels: Tensor, scores: Tensor) -> Tensor:
+    def said(self, labels: Tensor, scores: Tensor) -> Tensor:
         """For the label of each detection the logit of its score, 0 for all else. "n classes+1" """
-        said = scores.new_zeros(len(labels), self._classes + 1)
-        return said.scatter(1, labels[:, None], inverse_sigmoid(scores, EPS)[:, None])
+        own = labels[:, None] == torch.arange(self.classes + 1, device=labels.device)
+        return torch.where(own, inverse_sigmoid(scores, EPS)[:, None], 0.0)
 
 
 def depth(boxes: Tensor, hw: tuple[int, int]) -> Tensor:

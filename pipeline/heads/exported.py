@@ -1,0 +1,186 @@
+"""Heads whose inputs and outputs are tensors only, of one image: what `export` writes. One class per kind of head.
+
+Every one takes the maps it reads, "1 c h w", by their names, in order, and then what it is asked about.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..detectors.base import Features
+from ..detectors.positions import sine_embedding
+from ..errors import PipelineError
+from .base import MaskHead, boxes_in_pixels
+from .baseline import Baseline
+from .mask2former import Mask2Former
+from .mask2former.start import TEMPERATURE, DetectorStart, Start, depth
+from .mask_frozen_detr import MaskFrozenDetr
+
+PIXELS = "xyxy in pixels of the network input"
+VIEW = "cxcywh in 0-1 of the view"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to check on."""
+
+    features: Features
+    boxes: Tensor
+    """As the head takes them: cxcywh in 0-1 of the view. "n 4" """
+    queries: Tensor
+    """ "n d" """
+    labels: Tensor
+    """ "n" """
+    scores: Tensor
+    """ "n" """
+
+
+class ExportedHead(nn.Module, ABC):
+    """To be called in `export_mode`, with the tensors that `inputs_of` gives in the order of `inputs`."""
+
+    maps: tuple[str, ...]
+    rows: tuple[str, ...]
+    """Names of the inputs with one row per detection."""
+    outputs: tuple[str, ...]
+    per_detection: bool
+    """Whether the outputs have one row per detection."""
+    boxes: str = ""
+    """How `boxes` are to be given, where they are."""
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names, in order."""
+        return [*self.maps, *self.rows]
+
+    @abstractmethod
+    def inputs_of(self, sample: Sample) -> tuple[Tensor, ...]:
+        """An image as this module takes it."""
+
+    @abstractmethod
+    def expected(self, sample: Sample) -> list[Tensor]:
+        """What the head itself says of it, as in an evaluation: `outputs`."""
+
+
+class ExportedBoxHead(ExportedHead):
+    """A mask for each box: families mask-frozen-detr and baseline.
+
+    boxes "n 4" and queries "n d" -> mask_logits "n r r" in the frame of each box, before sigmoid, and iou "n classes"
+    where the head predicts it. A baseline without RoIAlign takes no boxes and gives "n h w" on C1's grid.
+    """
+
+    per_detection = True
+
+    def __init__(self, head: MaskFrozenDetr | Baseline, encoder: tuple[str, ...]) -> None:
+        """encoder: names of the maps of the features, the finest first."""
+        super().__init__()
+        self.head = head
+        if isinstance(head, MaskFrozenDetr):
+            all_levels = head.config.image_encoder == "deformable"  # the others read the finest only
+            self.encoder, scored, with_c1 = head.encoder, head.scoring is not None, head.with_c1
+        else:
+            all_levels, self.encoder, scored, with_c1 = False, encoder, False, True  # C1 gives the grid at least
+        self.maps = (*(["c1"] if with_c1 else []), *(self.encoder if all_levels else self.encoder[:1]))
+        self.outputs = ("mask_logits", "iou") if scored else ("mask_logits",)
+        whole = isinstance(head, Baseline) and not head.config.roi_align
+        self.rows, self.boxes = (("queries",), "") if whole else (("boxes", "queries"), PIXELS)
+
+    def inputs_of(self, sample: Sample) -> tuple[Tensor, ...]:
+        """See `ExportedHead`."""
+        given = {"boxes": boxes_in_pixels(sample.features, [sample.boxes])[0], "queries": sample.queries}
+        maps = (sample.features.maps[name].contiguous() for name in self.maps)
+        return (*maps, *(given[name] for name in self.rows))
+
+    def expected(self, sample: Sample) -> list[Tensor]:
+        """See `ExportedHead`."""
+        output = self.head(sample.features, [sample.boxes], [sample.queries])
+        return [output.mask_logits] if output.iou is None else [output.mask_logits, output.iou]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """`inputs` -> `outputs`."""
+        named = dict(zip(self.inputs, inputs, strict=True))
+        queries = named.pop("queries")
+        boxes = named.pop("boxes", queries)
+        named = dict.fromkeys(self.encoder, named[self.encoder[0]]) | named
+        rows = boxes[None]
+        features = Features(named, self.encoder, self.head.strides, queries[None], rows, rows, rows, rows)
+        output = self.head(features, [boxes], [queries])
+        return (output.mask_logits,) if output.iou is None else (output.mask_logits, output.iou)
+
+
+class ExportedMask2Former(ExportedHead):
+    """Masks and classes of the head's own queries: family mask2former.
+
+    From learned queries nothing but the maps; from detections boxes "n 4", queries "n d", labels "n", scores "n" too.
+    class_logits "q classes+1" before softmax, "no object" last, and mask_logits "q h w" on C1's grid, before sigmoid.
+    """
+
+    outputs = ("class_logits", "mask_logits")
+
+    def __init__(self, head: Mask2Former) -> None:
+        super().__init__()
+        self.head = head
+        looked_at = {head.finest, *head.encoder[: head.config.layers]}  # fewer layers than maps leave some out
+        self.maps = ("c1", *(name for name in head.encoder if name in looked_at))
+        self.per_detection = head.detected is not None
+        self.rows = ("boxes", "queries", "labels", "scores") if self.per_detection else ()
+        self.boxes = VIEW if self.per_detection else ""
+
+    def inputs_of(self, sample: Sample) -> tuple[Tensor, ...]:
+        """See `ExportedHead`."""
+        maps = (sample.features.maps[name].contiguous() for name in self.maps)
+        given = (sample.boxes.float(), sample.queries, sample.labels, sample.scores.float())
+        return (*maps, *(given if self.per_detection else ()))
+
+    def expected(self, sample: Sample) -> list[Tensor]:
+        """See `ExportedHead`."""
+        said = self.head(sample.features, [sample.boxes], [sample.queries])[-1][0]
+        return [said.class_logits, said.mask_logits]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """`inputs` -> `outputs`."""
+        head, named = self.head, dict(zip(self.inputs, inputs, strict=True))
+        if head.detected is not None:
+            start = _of_one_image(head.detected, [named[name] for name in self.rows], named["c1"])
+        else:
+            assert head.learned is not None
+            start = head.learned(1)
+        pixels = head.pixels(named["c1"], named[head.finest])
+        levels = zip(head.encoder, head.decoder.projections, strict=True)
+        maps = [named[name] if name in named else _one_cell(project, pixels) for name, project in levels]
+        said = head.decoder(maps, pixels, start)[-1]
+        return said.class_logits[0], said.mask_logits[0]
+
+
+def exported_head(head: MaskHead, family: str, encoder: tuple[str, ...]) -> ExportedHead:
+    """The head as tensors in, tensors out; raises PipelineError for a family that cannot be exported.
+
+    encoder: names of the encoder maps of the features, the finest first.
+    """
+    if isinstance(head, MaskFrozenDetr | Baseline):
+        return ExportedBoxHead(head, encoder)
+    if isinstance(head, Mask2Former):
+        return ExportedMask2Former(head)
+    raise PipelineError(
+        f"a head of family '{family}' cannot be exported: it chooses its queries among all tokens of the maps, "
+        "for which there is no graph of standard operators here yet",
+        "families mask-frozen-detr, baseline and mask2former can be exported",
+    )
+
+
+def _one_cell(project: nn.Module, like: Tensor) -> Tensor:
+    """In place of a map that no layer looks at; what is made of it is left out of the graph. "1 c 1 1" """
+    channels = project.in_channels if isinstance(project, nn.Conv2d) else like.shape[1]
+    return like.new_zeros(1, channels, 1, 1)
+
+
+def _of_one_image(start: DetectorStart, rows: Sequence[Tensor], c1: Tensor) -> Start:
+    """`DetectorStart.forward` where nothing fills up the batch."""
+    boxes, queries, labels, scores = rows
+    class_logits = start.class_scale * start.said(labels, scores)
+    mask_logits = start.mask_scale * depth(boxes[None], (c1.shape[2], c1.shape[3]))
+    content = start.norm(start.content(queries) + start.labels(labels))
+    positions = start.positions(sine_embedding(boxes * (2 * torch.pi), start.channels, TEMPERATURE))
+    return Start(content[None], positions[None], class_logits=class_logits[None], mask_logits=mask_logits)
