@@ -17,6 +17,8 @@ TEMPERATURE = 10_000.0
 """Of the sine embeddings."""
 EPS = 1e-4
 """Scores are taken to be at least so far from 0 and 1."""
+FAR = 4.0
+"""How many halves of a box's shorter side outside of it `depth` ends: far from its object hardly a pixel strays in."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class DetectorStart(nn.Module):
 
 
 def depth(boxes: Tensor, hw: tuple[int, int]) -> Tensor:
-    """How deep in each box each cell of a grid is: 1 in the middle of its shorter side, 0 at its edge, -1 far outside.
+    """How deep in each box each cell of a grid is: 1 in the middle of its shorter side, 0 at its edge, less outside.
 
     boxes: cxcywh in 0-1 of what the grid spans. "b q 4" -> "b q h w"
     """
@@ -106,7 +108,7 @@ def depth(boxes: Tensor, hw: tuple[int, int]) -> Tensor:
     # sides in cells: the view need not be square, and a box of less than a cell is taken for one
     in_y, in_x = torch.minimum(y - y0, y1 - y) * hw[0], torch.minimum(x - x0, x1 - x) * hw[1]
     half = torch.minimum((y1 - y0) * hw[0], (x1 - x0) * hw[1]).clamp(min=1) / 2
-    return (torch.minimum(in_y[..., :, None], in_x[..., None, :]) / half[..., None]).clamp(min=-1, max=1)
+    return (torch.minimum(in_y[..., :, None], in_x[..., None, :]) / half[..., None]).clamp(min=-FAR, max=1)
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:
