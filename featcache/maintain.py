@@ -6,6 +6,7 @@ Killing one of them loses nothing: the caches that were there stay as they were,
 from __future__ import annotations
 
 import hashlib
+import shlex
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -119,7 +120,7 @@ def plan_merge(sources: Sequence[Cache], target: Path, *, shard: int | None = No
             for i in np.flatnonzero(source.done(view)).tolist():
                 pairs.setdefault((i, view), Pair(source, i, i, view))
     ordered = tuple(pairs[i, view] for view in first.views for i in range(len(first)) if (i, view) in pairs)
-    spec = replace(first.spec, recipe=_whole(first.spec))
+    spec = replace(first.spec, recipe=_whole(first.spec, target))
     return Plan(target, spec, first, tuple(range(len(first))), ordered, first.shard if shard is None else shard)
 
 
@@ -202,9 +203,17 @@ def _subset(source: Cache, images: tuple[int, ...]) -> dict[str, object]:
     return {"subset_images": len(images), "subset_sha256": hashlib.sha256(ids.encode()).hexdigest()}
 
 
-def _whole(spec: CacheSpec) -> dict[str, Any]:
-    """The recipe of a cache that is no part of another any more."""
-    return {key: value for key, value in spec.recipe.items() if key != "part"}
+def _whole(spec: CacheSpec, target: Path | None = None) -> dict[str, Any]:
+    """The recipe of a cache that is no part of another any more; its command is that of all parts, into `target`."""
+    recipe = {key: value for key, value in spec.recipe.items() if key != "part"}
+    if target is not None and "command" in recipe:
+        words = shlex.split(recipe["command"])
+        for option in ("--shard", "--cache"):
+            if option in words[:-1]:
+                place = words.index(option)
+                words[place : place + 2] = [option, str(target.absolute())] if option == "--cache" else []
+        recipe["command"] = shlex.join(words)
+    return recipe
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -89,7 +90,8 @@ def extract_and_wait(path: Path, ready: Any) -> None:
         writer.put(0, "orig", **make_features(0))
         writer.put(1, "orig", **make_features(1))
         ready.set()
-        signal.pause()
+        while True:  # not signal.pause: a signal just before it would be waited for without end
+            time.sleep(0.05)
 
 
 def extract_until_full(path: Path, count: int, shard: int, messages: Any) -> None:

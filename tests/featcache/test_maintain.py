@@ -77,6 +77,17 @@ def test_merge_joins_parts(make_cache: Maker, tmp_path: Path) -> None:
     assert diff(whole, merged).equal
 
 
+def test_a_merged_cache_has_the_command_of_all_parts(make_cache: Maker, tmp_path: Path) -> None:
+    """`verify` prints it as what repairs the cache: it must fill this one, and not one part alone."""
+    extract = "python -m pipeline extract --images 'a b' --cache {} --codec uint8"
+    parts = [
+        Cache(make_cache(4, name=f"p{n}", order=order, recipe={"command": extract.format(f"p{n}") + f" --shard {n}/2"}))
+        for n, order in ((1, [0, 1]), (2, [2, 3]))
+    ]
+    merged = Cache(maintain.run(maintain.plan_merge(parts, tmp_path / "all")))
+    assert merged.spec.recipe["command"] == extract.format(tmp_path / "all")
+
+
 def test_merge_of_parts_with_other_deltas(make_cache: Maker, tmp_path: Path) -> None:
     whole = Cache(make_cache(4, name="whole"))
     parts = [Cache(make_cache(4, name=f"part{n}", order=order)) for n, order in enumerate(([0, 1], [2, 3]))]
