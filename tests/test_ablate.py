@@ -21,7 +21,7 @@ from featcache import Cache, Loader
 from pipeline import ablate, evaluate, extract, train
 from pipeline.cli import app
 from pipeline.describe import Inputs, describe
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.heads import base as base_file
 from pipeline.training.checkpoint import load_head
 from pipeline.training.trainer import Trainer
@@ -411,6 +411,15 @@ def test_multiply_adds_are_those_of_describe(toml: Path, tmp_path: Path) -> None
         assert int(row["macs"]) == describe(member.row.recipe, inputs).macs > 0
         assert int(row["params"]) == describe(member.row.recipe, inputs).params
     assert "| multiply-adds (G) |" in outcome.table
+
+
+def test_settings_that_leave_nothing_to_compare_are_refused(cache: Path, tmp_path: Path) -> None:
+    """Table 10 with one grid for all would be three times the same head."""
+    arguments: dict[str, Any] = {"steps": "3", "seeds": ()}
+    with pytest.raises(UsageError, match="'16 x 16' and '32 x 32' become the same head"):
+        ablate.plan("table10", ablate.Cached(cache), tmp_path, settings={"roi": 16}, **arguments)
+    with pytest.raises(UsageError, match="become the same head"):  # steps are what table 9 varies
+        ablate.plan("table09", ablate.Cached(cache), tmp_path, settings={}, **arguments)
 
 
 def test_settings_of_the_command_line(

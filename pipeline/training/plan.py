@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,20 @@ def _with_settings(rows: Sequence[Row], settings: Mapping[str, Any], steps: str 
         if len(values) > 1:
             scale = "; P% would scale it" if key == "steps" else ""
             print(f"note: one {key} for all replaces what the rows vary: {', '.join(values)}{scale}", file=sys.stderr)
+    _refuse_equal(rows, changed)
     return tuple(changed)
+
+
+def _refuse_equal(rows: Sequence[Row], changed: Sequence[Row]) -> None:
+    """Rows that were different heads, or trained differently, have to stay so: the table would compare nothing."""
+    before, after = ([replace(row.recipe, name="") for row in some] for some in (rows, changed))
+    for first, second in combinations(range(len(rows)), 2):
+        if after[first] == after[second] and before[first] != before[second]:
+            raise UsageError(
+                f"'{rows[first].name}' and '{rows[second].name}' become the same head: a setting for all rows replaces "
+                "what they differ in",
+                "leave that setting out, or name another table",
+            )
 
 
 def _setting(recipe: Recipe, key: str) -> Any:

@@ -203,17 +203,12 @@ def test_predictions_are_ranked_pairs_of_query_and_class_with_the_boxes_of_the_q
         final = head(features, [], [])[0]
     found = head.predict(features)[0]
     assert final.mask_logits is not None
-    probs, masks = final.class_logits.sigmoid(), final.mask_logits.sigmoid()
-    scores: dict[tuple[int, int], float] = {}
-    for query in range(6):
-        inside = final.mask_logits[query] > 0
-        quality = masks[query][inside].mean().item() if inside.any() else 0.0
-        for label in range(7):
-            scores[query, label] = probs[query, label].item() * quality
-    likely = sorted(scores, key=lambda pair: -probs[pair].item())[:10]
-    ranked = sorted(likely, key=lambda pair: -scores[pair])
+    probs = final.class_logits.sigmoid()
+    pairs = [(query, label) for query in range(6) for label in range(7)]
+    ranked = sorted(pairs, key=lambda pair: -probs[pair].item())[:10]
     assert found.labels.tolist() == [label for _, label in ranked]
-    torch.testing.assert_close(found.scores, torch.tensor([scores[pair] for pair in ranked]))
+    torch.testing.assert_close(found.scores, torch.tensor([probs[pair] for pair in ranked]))
+    assert found.judge_pasted  # the quality of the masks comes in where they are pasted: tests/masks/test_paste.py
     torch.testing.assert_close(found.boxes, final.boxes[[query for query, _ in ranked]])
     right, bottom = cxcywh_to_xyxy(found.grid_boxes)[0, 2:].tolist()
     assert (right, bottom) == pytest.approx((32 * 4 / 126, 23 * 4 / 90))
