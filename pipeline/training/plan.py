@@ -55,7 +55,9 @@ def plan(
 ) -> tuple[Ablation, list[Member]]:
     """The ablation and its members, row by row. Nothing is trained or written."""
     ablation, spec = load_ablation(name), source.cache.spec
-    rows = _frozen(_with_settings(_of_detector(ablation.rows, spec.source.get("name")), settings, steps))
+    written = _of_detector(ablation.rows, spec.source.get("name"))
+    rows = _frozen(_with_settings(written, settings, steps))
+    _refuse_equal(written, rows)
     if any(row.recipe.train.evaluate_every for row in rows):
         raise UsageError(
             "ablate evaluates every head once, at the end: evaluate_every is for train",
@@ -186,18 +188,17 @@ def _with_settings(rows: Sequence[Row], settings: Mapping[str, Any], steps: str 
         if len(values) > 1:
             scale = "; P% would scale it" if key == "steps" else ""
             print(f"note: one {key} for all replaces what the rows vary: {', '.join(values)}{scale}", file=sys.stderr)
-    _refuse_equal(rows, changed)
     return tuple(changed)
 
 
-def _refuse_equal(rows: Sequence[Row], changed: Sequence[Row]) -> None:
-    """Rows that were different heads, or trained differently, have to stay so: the table would compare nothing."""
-    before, after = ([replace(row.recipe, name="") for row in some] for some in (rows, changed))
-    for first, second in combinations(range(len(rows)), 2):
+def _refuse_equal(written: Sequence[Row], rows: Sequence[Row]) -> None:
+    """Rows that were written as different heads have to stay so: the table would compare nothing."""
+    before = {row.name: replace(row.recipe, name="") for row in written}
+    after = {row.name: replace(row.recipe, name="") for row in rows}
+    for first, second in combinations(after, 2):
         if after[first] == after[second] and before[first] != before[second]:
             raise UsageError(
-                f"'{rows[first].name}' and '{rows[second].name}' become the same head: a setting for all rows replaces "
-                "what they differ in",
+                f"'{first}' and '{second}' become the same head: a setting for all rows replaces what they differ in",
                 "leave that setting out, or name another table",
             )
 
