@@ -1,23 +1,27 @@
 """What a cache says of itself, read from its JSON and its flags alone: without torch, zarr or an array of maps.
 
-So `info` answers at once. `Cache` reads images.
+So `info` answers at once, which asks for nothing that imports NumPy. `Cache` reads images.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import struct
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, cast
 
 from featcache.errors import CacheError, DamagedError, no_cache_at, unfinished_cache
 from featcache.source import Source, open_source
 from featcache.spec import CacheSpec, check_format_version
 from featcache.truth import group_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _OURS = "featcache"
 
@@ -37,18 +41,33 @@ class Header:
         """Rows of each ground truth that there is beside the annotations, by name."""
         return {name: int(self.array(f"{group_of(name)}/id")["shape"][0]) for name in self.spec.further_truth}
 
-    def done(self, view: str) -> NDArray[np.bool_]:
-        """Which images of a view are extracted."""
-        flags = self.rows(view, "done", "|u1")
+    def flags(self, view: str) -> bytes:
+        """One byte per image, 1 where that view of it is extracted, else 0."""
+        flags = self._bytes(view, "done", 1, self.images)
         if flags is None:  # rewritten by another program, in chunks that only zarr reads
             from featcache.reader import Cache
 
-            return Cache(self.path).done(view)
-        return flags.astype(bool)
+            return Cache(self.path).done(view).tobytes()
+        return flags
 
-    def level_sizes(self, view: str) -> NDArray[np.int32] | None:
-        """Grid of every level of every image, "images levels 2"; zeros where not extracted. None as in `rows`."""
-        return self.rows(view, "level_hw", "<i4")
+    def done(self, view: str) -> NDArray[np.bool_]:
+        """Which images of a view are extracted."""
+        import numpy as np
+
+        return np.frombuffer(self.flags(view), bool)
+
+    def cells(self, view: str) -> list[int] | None:
+        """Cells of the maps of all extracted images together, level by level. None as in `rows`."""
+        data = self._bytes(view, "level_hw", 4, self.images)
+        if data is None:
+            return None
+        levels = len(self.spec.levels)
+        sizes = Counter(struct.iter_unpack(f"{8 * levels}s", data))  # of as many images, few differ
+        unpacked = [(struct.unpack(f"<{2 * levels}i", row), images) for (row,), images in sizes.items()]
+        return [
+            sum(images * sides[2 * level] * sides[2 * level + 1] for sides, images in unpacked)
+            for level in range(levels)
+        ]
 
     def delta(self, view: str, level: str) -> bool | None:
         """Whether a level of a view is stored as row differences; None before its first images."""
@@ -59,18 +78,28 @@ class Header:
 
         None where its bytes do not lie on disk as they are in memory.
         """
-        path, count = f"views/{view}/{name}", self.images if count is None else count
+        import numpy as np
+
+        data = self._bytes(view, name, np.dtype(dtype).itemsize, self.images if count is None else count)
+        if data is None:
+            return None
+        return np.frombuffer(data, dtype).reshape(-1, *self.array(f"views/{view}/{name}")["shape"][1:])
+
+    def _bytes(self, view: str, name: str, itemsize: int, count: int) -> bytes | None:
+        """Of `rows`."""
+        path = f"views/{view}/{name}"
         array = self.array(path)
         if _codecs(array) != ["bytes"]:
             return None
-        shape: list[int] = array["chunk_grid"]["configuration"]["chunk_shape"]
-        size, parts = int(np.prod(shape)) * np.dtype(dtype).itemsize, list[bytes]()
-        for chunk in range(-(-count // shape[0])):
+        rows, *row = array["chunk_grid"]["configuration"]["chunk_shape"]
+        width = math.prod(row) * itemsize
+        parts = list[bytes]()
+        for chunk in range(-(-count // rows)):
             data = b""  # no file: nothing was written there yet
             with suppress(FileNotFoundError):
-                data = self.source.read(f"{path}/c.{chunk}" + ".0" * (len(shape) - 1))
-            parts.append(data.ljust(size, b"\0"))
-        return np.frombuffer(b"".join(parts), dtype).reshape(-1, *shape[1:])[:count]
+                data = self.source.read(f"{path}/c.{chunk}" + ".0" * len(row))
+            parts.append(data.ljust(rows * width, b"\0"))
+        return b"".join(parts)[: count * width]
 
     def column(self, path: str) -> NDArray[Any]:
         """A whole array of one axis out of the tables of images and annotations; raises DamagedError."""
@@ -79,6 +108,8 @@ class Header:
             from featcache import store
 
             return store.read_array(store.open_group(self.path), path)
+        import numpy as np
+
         from featcache.chunks import decode_chunk
 
         (length,), (step,) = array["shape"], array["chunk_grid"]["configuration"]["chunk_shape"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ class WriterLock:
             os.close(self._file)
             raise
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        self._write({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        self._write({"pid": os.getpid(), "host": os.uname().nodename, "since": since})
 
     def release(self) -> None:
         """Let the next writer in."""
@@ -64,7 +63,7 @@ def living_writer(directory: Path) -> dict[str, Any] | None:
         holder: dict[str, Any] = json.loads((directory / LOCK_NAME / "zarr.json").read_bytes())["attributes"]
     except (OSError, ValueError, KeyError):
         return None
-    if not holder or (holder["host"] == socket.gethostname() and not _lives(int(holder["pid"]))):
+    if not holder or (holder["host"] == os.uname().nodename and not _lives(int(holder["pid"]))):
         return None
     return holder
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from featcache.errors import CacheError, FormatVersionError
+
+if TYPE_CHECKING:  # `featcache info` does without
+    import numpy as np
+    from numpy.typing import NDArray
 
 FORMAT_VERSION = 1
 

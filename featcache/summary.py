@@ -1,4 +1,4 @@
-"""What `info` tells of a cache: a plain dictionary, the keys of its --json. Needs no torch."""
+"""What `info` tells of a cache: a plain dictionary, the keys of its --json. Needs no torch, no zarr, no NumPy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from featcache.disk import Usage, usage_by_directory
 from featcache.header import Header, read_header
@@ -31,14 +28,14 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     header = read_header(path)
     spec = header.spec
-    flags = {view: header.done(view) for view in spec.views}
-    done = {view: int(one.sum()) for view, one in flags.items()}
-    usage = None if is_url(header.path) else usage_by_directory(Path(path))
+    flags = {view: header.flags(view) for view in spec.views}
+    done = {view: one.count(1) for view, one in flags.items()}
+    writer = None if is_url(header.path) else living_writer(Path(path))
+    usage = None if is_url(header.path) else usage_by_directory(Path(path), times=writer is not None)
     used = None if usage is None else sum(directory.bytes for directory in usage.values())
     files = None if usage is None else sum(directory.files for directory in usage.values())
     pairs, part = sum(done.values()), _part(spec.recipe.get("part"), flags)
-    left = sum(int((~one[slice(*part)] if part else ~one).sum()) for one in flags.values())
-    writer = None if usage is None else living_writer(Path(path))
+    left = sum(one.count(0, *(part or [])) for one in flags.values())
     speed = _speed(header, usage, writer) if usage is not None and writer is not None else None
     raw = _raw_bytes(header)
     return {
@@ -73,9 +70,9 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def _part(part: list[int] | None, flags: dict[str, NDArray[np.bool_]]) -> list[int] | None:
+def _part(part: list[int] | None, flags: dict[str, bytes]) -> list[int] | None:
     """The images that the extraction was told to do; None for all, as where others have been done since."""
-    if part is None or any(one[: part[0]].any() or one[part[1] :].any() for one in flags.values()):
+    if part is None or any(one.count(1, 0, part[0]) or one.count(1, part[1]) for one in flags.values()):
         return None
     return part
 
@@ -100,13 +97,13 @@ def _level(
 
 def _raw_bytes(header: Header) -> dict[str, int] | None:
     """Bytes of the maps of the done images as fp16, by level; None where the sizes do not lie on disk as we wrote."""
-    cells = np.zeros(len(header.spec.levels), np.int64)
+    cells = [0] * len(header.spec.levels)
     for view in header.spec.views:
-        sizes = header.level_sizes(view)
-        if sizes is None:
+        found = header.cells(view)
+        if found is None:
             return None
-        cells += sizes.astype(np.int64).prod(2).sum(0)
-    return {level.name: 2 * level.channels * int(n) for level, n in zip(header.spec.levels, cells, strict=True)}
+        cells = [one + more for one, more in zip(cells, found, strict=True)]
+    return {level.name: 2 * level.channels * n for level, n in zip(header.spec.levels, cells, strict=True)}
 
 
 def _speed(header: Header, usage: dict[str, Usage], writer: dict[str, Any]) -> float | None:

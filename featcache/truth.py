@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from featcache.spec import GroundTruth
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 GROUP = "ground_truth"
 FURTHER = "further_truth"
@@ -23,6 +23,8 @@ def group_of(name: str | None) -> str:
 
 def to_table(truths: Sequence[GroundTruth]) -> dict[str, NDArray[Any]]:
     """Flat arrays by name; annotations of image i are rows end[i - 1] to end[i], RLE bytes of annotation j likewise."""
+    import numpy as np
+
     rles = [rle for truth in truths for rle in truth.rles]
 
     def joined(field: str, dtype: str, *width: int) -> NDArray[Any]:
