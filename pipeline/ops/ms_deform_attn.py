@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import PipelineError
+from . import ms_deform_attn_cuda
 from .ms_deform_attn_op import ms_deform_attn_op
 
 
@@ -19,12 +20,12 @@ def ms_deform_attn(value: Tensor, shapes: Sequence[tuple[int, int]], locations: 
     weights: "b q m l p", summing to one over l and p.
     Returns "b q (m d)" in the dtype of `value`.
 
-    On the CPU our own operator; by `grid_sample` elsewhere and in models that are exported, which hold no operator of
-    ours. Raises PipelineError where the shapes contradict each other.
+    Our own operator on the CPU and on a GPU that our kernels can run on; by `grid_sample` elsewhere and in models that
+    are exported, which hold no operator of ours. Raises PipelineError where the shapes contradict each other.
     """
     _check(value, shapes, locations, weights)
     exported = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
-    if value.device.type == "cpu" and not exported:
+    if not exported and (value.device.type == "cpu" or not ms_deform_attn_cuda.unable(value, shapes)):
         return ms_deform_attn_op(value, shapes, locations, weights)
     return by_grid_sample(value, shapes, locations, weights)
 
@@ -33,13 +34,14 @@ def by_grid_sample(value: Tensor, shapes: Sequence[tuple[int, int]], locations: 
     """`ms_deform_attn` in plain PyTorch, level by level: the samples of all points, then their sum."""
     b, _, heads, channels = value.shape
     queries, points = locations.shape[1], locations.shape[4]
-    grids = 2 * locations - 1
+    exact = torch.promote_types(value.dtype, locations.dtype)  # in half precision points would be off by whole cells
+    grids = 2 * locations.to(exact) - 1
     sampled: list[Tensor] = []
     tokens = value.split([h * w for h, w in shapes], dim=1)
     for level, (h, w) in enumerate(shapes):
-        maps = tokens[level].permute(0, 2, 3, 1).reshape(b * heads, channels, h, w)
+        maps = tokens[level].to(exact).permute(0, 2, 3, 1).reshape(b * heads, channels, h, w)
         grid = grids[:, :, :, level].transpose(1, 2).reshape(b * heads, queries, points, 2)
-        sampled.append(F.grid_sample(maps, grid.to(maps.dtype), padding_mode="zeros", align_corners=False))
+        sampled.append(F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False))
     samples = torch.cat(sampled, dim=3)  # "(b m) d q (l p)"
     mix = weights.transpose(1, 2).reshape(b * heads, 1, queries, len(shapes) * points)
     mixed = (samples * mix).sum(-1).view(b, heads * channels, queries)

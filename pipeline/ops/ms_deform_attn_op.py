@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ms_deform_attn_cpu
+from . import ms_deform_attn_cpu, ms_deform_attn_cuda
 
 _LIBRARY = torch.library.Library("featcache", "FRAGMENT")
 _LIBRARY.define(
@@ -17,8 +17,8 @@ _LIBRARY.define(
     tags=[torch.Tag.pt2_compliant_tag],
 )
 _LIBRARY.define(
-    "ms_deform_attn_backward(Tensor grad, Tensor value, SymInt[] shapes, Tensor locations, Tensor weights)"
-    " -> (Tensor, Tensor, Tensor)",
+    "ms_deform_attn_backward(Tensor grad, Tensor value, SymInt[] shapes, Tensor locations, Tensor weights"
+    ", bool deterministic) -> (Tensor, Tensor, Tensor)",
     tags=[torch.Tag.pt2_compliant_tag],
 )
 
@@ -40,9 +40,9 @@ def _fake(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tens
 
 @torch.library.register_fake("featcache::ms_deform_attn_backward", lib=_LIBRARY)
 def _fake_backward(
-    grad: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
+    grad: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, deterministic: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    del grad, shapes
+    del grad, shapes, deterministic
     found = [one.new_empty(one.shape) for one in (value, locations, weights)]
     return found[0], found[1], found[2]
 
@@ -54,17 +54,25 @@ def _forward_on(module: Any) -> Any:
     return forward
 
 
-def _backward_on(module: Any) -> Any:
-    def backward(
-        grad: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return module.attend_backward(grad, value, _pairs(shapes), locations, weights)
+def _backward_cpu(
+    grad: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, deterministic: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    del deterministic  # it always is
+    return ms_deform_attn_cpu.attend_backward(grad, value, _pairs(shapes), locations, weights)
 
-    return backward
+
+def _backward_cuda(
+    grad: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, deterministic: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return ms_deform_attn_cuda.attend_backward(
+        grad, value, _pairs(shapes), locations, weights, deterministic=deterministic
+    )
 
 
 _LIBRARY.impl("ms_deform_attn", _forward_on(ms_deform_attn_cpu), "CPU")
-_LIBRARY.impl("ms_deform_attn_backward", _backward_on(ms_deform_attn_cpu), "CPU")
+_LIBRARY.impl("ms_deform_attn", _forward_on(ms_deform_attn_cuda), "CUDA")
+_LIBRARY.impl("ms_deform_attn_backward", _backward_cpu, "CPU")
+_LIBRARY.impl("ms_deform_attn_backward", _backward_cuda, "CUDA")
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -77,7 +85,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     value, locations, weights = ctx.saved_tensors
     by_value, by_location, by_weight = torch.ops.featcache.ms_deform_attn_backward(
-        grad, value, ctx.shapes, locations, weights
+        grad, value, ctx.shapes, locations, weights, torch.are_deterministic_algorithms_enabled()
     )
     return by_value, None, by_location, by_weight
 

@@ -81,3 +81,18 @@ __device__ __forceinline__ void add(float weight, const float (&values)[VEC], fl
 #pragma unroll
     for (int i = 0; i < VEC; i++) sums[i] += weight * values[i];
 }
+
+// `to` is float32 in global memory, aligned as VEC floats of at most 16 bytes.
+__device__ __forceinline__ void add_atomically(float weight, const float (&values)[VEC], float* to) {
+#if __CUDA_ARCH__ >= 900 && VEC % 4 == 0
+#pragma unroll
+    for (int i = 0; i < VEC; i += 4)
+        asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to + i)),
+                     "f"(weight * values[i]), "f"(weight * values[i + 1]), "f"(weight * values[i + 2]),
+                     "f"(weight * values[i + 3])
+                     : "memory");
+#else
+#pragma unroll
+    for (int i = 0; i < VEC; i++) atomicAdd(to + i, weight * values[i]);
+#endif
+}

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..errors import PipelineError
 from . import cuda_driver, roi_align_reference, roi_align_torchvision
+from .launching import TYPE_NAMES
 from .level import Level
-from .roi_align_cuda import MAX_SOURCES, TYPE_NAMES
+from .roi_align_cuda import MAX_SOURCES
 from .roi_align_op import roi_align_op
 from .roi_geometry import Geometry
 

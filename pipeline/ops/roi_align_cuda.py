@@ -2,7 +2,7 @@
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -11,22 +11,13 @@ from torch import Tensor
 
 from ..errors import PipelineError
 from . import cuda_driver
+from .launching import TYPE_NAMES, Launch, vector_width
 from .level import output_of
 from .nvrtc import Program
 from .roi_geometry import Geometry
 
 MAX_SOURCES = 4
 MAX_STATIC_SAMPLES = 4  # beyond, loops are not unrolled any more
-TYPE_NAMES = {
-    torch.float32: "float",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-    torch.uint8: "uint8",
-}
-"""Formats that the kernels read, and what they call them."""
-
-Launch = Callable[[Program, str, tuple[int, int], int, ctypes.Structure, torch.device], None]
-"""Runs a kernel: program, its name, blocks in x and y, threads in a block, arguments, device."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +90,7 @@ def pool(
         return out
     scales, offsets = ([one.float().contiguous() for one in parts] for parts in (scales, offsets))
     corners, table = _corners(boxes), _table(geometry, boxes.device)
-    vec = _vector(channels, [*cells, out], [*scales, *offsets], tuning)
+    vec = vector_width(channels, [*cells, out], [*scales, *offsets], load_bytes=tuning.load_bytes)
     arguments = _arguments(geometry, corners, table, out, channels, tuning)
     for source, level, scale, offset, stride in zip(
         arguments.sources, cells, scales, offsets, geometry.strides, strict=False
@@ -144,7 +135,7 @@ def unpool(
     if not grad.numel() or not levels:
         return found
     corners, table = _corners(boxes), _table(geometry, boxes.device)
-    vec = _vector(channels, [grad], [], tuning)
+    vec = vector_width(channels, [grad], load_bytes=tuning.load_bytes)
     arguments = _arguments(geometry, corners, table, grad, channels, tuning)
     for level, stride in enumerate(geometry.strides):
         wanted = found[levels.index(level)] if level in levels else None
@@ -213,20 +204,6 @@ def _set_steps(source: _Source, shape: Sequence[int], steps: Sequence[int], stri
 def _blocks(geometry: Geometry, lanes: int, tuning: Tuning) -> tuple[int, int]:
     runs = -(-geometry.size // tuning.run)
     return geometry.boxes * -(-lanes * runs * geometry.size // tuning.threads), 1
-
-
-def _vector(channels: int, tensors: Sequence[Tensor], parameters: Sequence[Tensor], tuning: Tuning) -> int:
-    """Channels of a thread: as many as fill a load of the narrowest format and keep every address aligned."""
-    vec = min(tuning.load_bytes // min(tensor.element_size() for tensor in tensors), 16)
-
-    def aligned(tensor: Tensor) -> bool:
-        word = min(vec * tensor.element_size(), 16)
-        steps = (step * tensor.element_size() for step in tensor.stride()[:-1])
-        return all(place % word == 0 for place in (*steps, tensor.data_ptr()))
-
-    while vec > 1 and (channels % vec or not all(aligned(tensor) for tensor in (*tensors, *parameters))):
-        vec //= 2
-    return vec
 
 
 def _corners(boxes: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.ops.launching import Launch
 from pipeline.ops.nvrtc import FOLDER, Program, sources
-from pipeline.ops.roi_align_cuda import Launch
 
 HERE = Path(__file__).parent
 # No contraction to fused multiply-adds: coordinates must round as they do on the GPU and in torchvision.

@@ -6,9 +6,10 @@ import torch
 from roi_cases import Case
 
 from pipeline.ops import cuda_driver, roi_align_cuda, roi_align_reference
+from pipeline.ops.launching import Launch
 from pipeline.ops.level import Level
 from pipeline.ops.roi_align import operands
-from pipeline.ops.roi_align_cuda import Launch, Tuning
+from pipeline.ops.roi_align_cuda import Tuning
 from pipeline.ops.roi_geometry import Geometry
 
 

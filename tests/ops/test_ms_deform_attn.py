@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.ops import ms_deform_attn_cpu
+from pipeline.ops import ms_deform_attn_entries
 from pipeline.ops.ms_deform_attn import by_grid_sample, ms_deform_attn
 
 SHAPES = [(5, 7), (3, 4)]
@@ -80,7 +80,7 @@ def test_images_in_groups_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     grad = torch.randn(5, 6, 6)
     together = ms_deform_attn(one.value, SHAPES, one.locations, one.weights)
     wanted = gradients(ms_deform_attn, one, grad)
-    monkeypatch.setattr(ms_deform_attn_cpu, "POINTS_AT_ONCE", 2 * one.weights[0].numel())
+    monkeypatch.setattr(ms_deform_attn_entries, "POINTS_AT_ONCE", 2 * one.weights[0].numel())
     assert torch.equal(ms_deform_attn(one.value, SHAPES, one.locations, one.weights), together)
     for found, want in zip(gradients(ms_deform_attn, one, grad), wanted, strict=True):
         assert torch.equal(found, want)

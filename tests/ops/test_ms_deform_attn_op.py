@@ -33,7 +33,9 @@ def test_opcheck(kind: torch.dtype, wanted: tuple[bool, bool, bool]) -> None:
 @OPCHECK
 def test_opcheck_of_the_gradient() -> None:
     arguments = leaves(case(SHAPES, b=2), False, False, False)
-    torch.library.opcheck(torch.ops.featcache.ms_deform_attn_backward.default, (torch.randn(2, 5, 6), *arguments))
+    torch.library.opcheck(
+        torch.ops.featcache.ms_deform_attn_backward.default, (torch.randn(2, 5, 6), *arguments, False)
+    )
 
 
 def test_compiles_whole_and_for_other_numbers_of_queries() -> None:

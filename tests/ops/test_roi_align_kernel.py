@@ -13,10 +13,11 @@ from roi_cases import Case, cases
 from roi_check import check, stored
 
 from pipeline.ops import nvrtc, roi_align_cuda
+from pipeline.ops.launching import Launch
 from pipeline.ops.level import Level
 from pipeline.ops.nvrtc import Program
 from pipeline.ops.roi_align import operands
-from pipeline.ops.roi_align_cuda import Launch, Tuning
+from pipeline.ops.roi_align_cuda import Tuning
 from pipeline.ops.roi_geometry import Geometry
 
 RATIOS = (-1, 0, 2, 5)  # two builds: samples known, and not, at compile time
