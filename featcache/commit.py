@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,11 @@ from numpy.typing import NDArray
 from featcache.chunks import encode_bands, pack_shard, unpack_shard
 from featcache.errors import DamagedError
 from featcache.files import replace_files, sync
+from featcache.groups import Group
 from featcache.layout import MapFiles, RowFiles, ViewFiles
 from featcache.record import Record, rows_checksum
 from featcache.rows import read_all, write_rows
 from featcache.source import LocalSource
-
-
-@dataclass
-class Group:
-    """Images of one view that share their map files: encoded bands by level and index, row bytes by index."""
-
-    view: str
-    number: int
-    chunks: dict[str, dict[int, list[bytes]]] = field(default_factory=dict[str, dict[int, list[bytes]]])
-    rows: dict[int, dict[str, bytes]] = field(default_factory=dict[int, dict[str, bytes]])
 
 
 class Committer:

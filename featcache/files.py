@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from featcache.errors import DiskFullError
@@ -40,19 +40,36 @@ def replace_files(files: Iterable[tuple[Path, bytes]]) -> None:
     sync({path.parent for _, path in written})
 
 
-def write_at(path: Path, offset: int, data: bytes, size: int) -> bool:
-    """Write bytes at an offset of a file of `size` bytes, all zeros if new; not flushed. Returns whether it was new."""
+def write_at(path: Path, parts: Mapping[int, bytes], size: int) -> bool:
+    """Write bytes at offsets of a file of `size` bytes, all zeros if new; not flushed. Returns whether it was new."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         is_new = os.fstat(file).st_size < size
         if is_new:
             os.ftruncate(file, size)
-        while data:
-            count = os.pwrite(file, data, offset)
-            data, offset = data[count:], offset + count
+        for offset, data in _joined(parts):
+            while data:
+                count = os.pwrite(file, data, offset)
+                data, offset = data[count:], offset + count
         return is_new
     finally:
         os.close(file)
+
+
+def _joined(parts: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
+    """Parts that lie one behind the other as one."""
+    run: list[bytes] = []
+    first = end = 0
+    for offset in sorted(parts):
+        if run and offset != end:
+            yield first, b"".join(run)
+            run = []
+        if not run:
+            first = offset
+        run.append(parts[offset])
+        end = offset + len(parts[offset])
+    if run:
+        yield first, b"".join(run)
 
 
 def sync(paths: Iterable[Path]) -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
+
+_EXACT = 1 << 10
+"""Products of two signed bytes whose sum float32 holds exactly, in whatever order."""
+_LONGEST = 1 << 16
+"""Products of two signed bytes whose sum int32 holds."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,20 @@ class Moments:
             return cls(mean, centred @ centred.T / cells.shape[1])
 
     @classmethod
+    def of_codes(cls, tokens: Tensor, scale: Tensor, offset: Tensor) -> Moments:
+        """Of the map that uint8 tokens "h w c" stand for, `tokens * scale + offset` with both "c".
+
+        Sums of codes and of their products are whole numbers and kept exact, so nothing depends on the machine, the
+        number of threads, or how large the mean is beside the spread.
+        """
+        codes = (tokens.flatten(0, 1) ^ 128).view(torch.int8)  # less 128
+        cells, scale = len(codes), scale.double()
+        sums = codes.sum(0, dtype=torch.int32).long()
+        spread = (cells * products(codes) - sums[:, None] * sums).double() / cells**2
+        mean = (sums.double() / cells + 128) * scale + offset
+        return cls(mean.float(), (spread * scale[:, None] * scale).float())
+
+    @classmethod
     def stack(cls, images: list[Moments]) -> Moments:
         """Of the images of a batch: "b c" and "b c c"."""
         return cls(*(torch.stack([getattr(one, name) for one in images]) for name in ("mean", "covariance")))
@@ -46,6 +67,30 @@ class Moments:
         covariance[rows, columns] = triangle
         covariance[columns, rows] = triangle
         return cls(mean, covariance)
+
+
+def products(codes: Tensor, *, as_bytes: bool | None = None) -> Tensor:
+    """The sum over t of the products of two channels of int8 "t c", exact. int64 "c c"
+
+    as_bytes: with the processor's instructions for products of bytes, five times as fast as in float32; None where it
+    has them.
+    """
+    if as_bytes is None:
+        as_bytes = codes.device.type == "cpu" and multiplies_bytes()
+    if as_bytes:
+        parts = [codes[start : start + _LONGEST] for start in range(0, len(codes), _LONGEST)]
+        multiply = torch._int_mm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        sums = [multiply(part.T, part) for part in parts]
+        return torch.stack(sums).sum(0, dtype=torch.int64)
+    blocks = pad(codes.float(), (0, 0, 0, -len(codes) % _EXACT)).view(-1, _EXACT, codes.shape[1])
+    with torch.autocast(codes.device.type, enabled=False):
+        return torch.bmm(blocks.mT, blocks).sum(0, dtype=torch.float64).long()
+
+
+@cache
+def multiplies_bytes() -> bool:
+    """Whether this processor has VNNI; without it torch's product of bytes may saturate."""
+    return torch.cpu._is_vnni_supported()  # pyright: ignore[reportPrivateUsage]
 
 
 def packed_size(channels: int) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,27 @@ from featcache import codecs
 from featcache.errors import BadValueError
 from featcache.layout import row_arrays
 from featcache.spec import CacheSpec
+
+SMALL_MAP = 1 << 22
+"""Values of a map below which several threads gain less than they cost."""
+
+
+@contextmanager
+def one_thread_if_small(maps: Iterable[Tensor]) -> Generator[None]:
+    """Inside, torch computes on one core where the maps lie in the processor's memory and are all small.
+
+    Each of its threads waits for the next piece of work at full speed for a while; with pieces as small as these they
+    would take the cores from the detector, the decoding of images and the writer's own threads.
+    """
+    threads = torch.get_num_threads()
+    few = threads > 1 and all(tensor.device.type == "cpu" and tensor.numel() < SMALL_MAP for tensor in maps)
+    if few:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if few:
+            torch.set_num_threads(threads)
 
 
 def detection_rows(

@@ -16,11 +16,14 @@ from featcache.source import Source
 
 def write_rows(root: Path, rows: Iterable[tuple[RowFiles, int, bytes]]) -> None:
     """Write rows, each given with its array and index; on disk when this returns."""
-    changed: set[Path] = set()
+    parts: dict[tuple[str, int], dict[int, bytes]] = {}
     for files, index, data in rows:
         key, offset = files.place(index)
+        parts.setdefault((key, files.chunk_rows * files.row_bytes), {})[offset] = data
+    changed: set[Path] = set()
+    for (key, size), data in parts.items():
         path = root / key
-        if write_at(path, offset, data, files.chunk_rows * files.row_bytes):
+        if write_at(path, data, size):
             changed.add(path.parent)  # a new file needs its name on disk too
         changed.add(path)
     sync(changed)

@@ -39,8 +39,8 @@ def fewest_steps(
     """
     height, width = (max(1, side // BLOCKS) for side in values.shape[1:])
     means = values if height * width == 1 else avg_pool2d(values, (height, width))
-    some = values[:, :: max(1, values.shape[1] // _SAMPLED_ROWS)]
-    share = torch.count_nonzero(some > low[:, None, None], dim=(1, 2)) / some[0].numel()
+    some = values[:, :: max(1, values.shape[1] // _SAMPLED_ROWS)].flatten(1)  # copied: compared in a third of the time
+    share = (some > low[:, None]).sum(1, dtype=torch.int32) / some.shape[1]
     noise = ((high - low).double().square() * share).sum() / (12 * MOST_STEPS**2 * height * width)
     flat = means.flatten(1)
     norms = cast(Tensor, torch.linalg.vector_norm(flat, dim=1))  # pyright: ignore[reportUnknownMemberType]

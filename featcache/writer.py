@@ -15,21 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache import codecs, store
-from featcache.commit import Committer, Group
+from featcache.commit import Committer
 from featcache.delta import MEASURED_IMAGES, delta_is_smaller, row_differences
 from featcache.errors import BadValueError, CacheError
 from featcache.files import full_disk_is_clear
+from featcache.groups import Group, Groups
 from featcache.layout import ViewFiles
 from featcache.lock import WriterLock
-from featcache.moments import Moments
-from featcache.pack import detection_rows, encode_maps
+from featcache.pack import detection_rows, encode_maps, one_thread_if_small
 from featcache.record import Record
 from featcache.resume import check_tables, create_or_resume, refuse_foreign
 from featcache.source import local_directory
 from featcache.spec import CacheSpec, GroundTruth, ImageInfo
-
-_OPEN_GROUPS = 4
-"""Shards that may be begun at a time."""
 
 
 class CacheWriter:
@@ -38,10 +35,11 @@ class CacheWriter:
     A context manager.
 
     `put` quantises on the device that made the features and hands the bytes to `threads` writer threads through a queue
-    of at most `queue` images, so memory stays bounded however slow the disk is. `shard` images share a file, by default
-    just enough of them to keep the cache below 100,000 files. `further_truth` gives each of the spec's by name, one for
-    each image; it is asked only where the cache is new. Raises MismatchError for a cache of another fingerprint
-    and LockedError while another writer lives.
+    of at most `queue` images, so memory stays bounded however slow the disk is. Files that are complete are flushed,
+    and their images marked done, as soon as they are `flush_bytes` or one has waited for two seconds. `shard` images
+    share a file, by default 8 small ones, and more where it takes more to keep the cache below 100,000 files.
+    `further_truth` gives each of the spec's by name, one for each image; it is asked only where the cache is new.
+    Raises MismatchError for a cache of another fingerprint and LockedError while another writer lives.
     """
 
     def __init__(
@@ -55,6 +53,7 @@ class CacheWriter:
         shard: int | None = None,
         threads: int = 2,
         queue: int = 8,
+        flush_bytes: int = 8 << 20,
     ) -> None:
         self.path = local_directory(path)
         self.images = list(images)
@@ -81,8 +80,7 @@ class CacheWriter:
                 raise
         self._undecided: dict[str, list[Record]] = {}  # by view, until it is known whether delta is smaller
         self._committer = Committer(self.path, self._views, len(self.images), self._shard)
-        self._open: dict[tuple[str, int], Group] = {}
-        self._open_lock = threading.Lock()
+        self._groups = Groups(shard=self._shard, images=len(self.images), flush_bytes=flush_bytes)
         self._error: BaseException | None = None
         self._batch = max(1, queue // threads)
         self._queue: Queue[Record | None] = Queue(maxsize=queue)
@@ -137,11 +135,35 @@ class CacheWriter:
         """
         if view not in self._views or not 0 <= index < len(self.images):
             raise BadValueError(f"no view {view!r} with index {index} in this cache of {len(self.images)} images")
+        with one_thread_if_small(maps.values()):
+            record = self._record(index, view, maps, queries, boxes, scores, labels, input_hw)
+        if self._is_decided(view):
+            self.put_record(record)
+            return
+        self._undecided.setdefault(view, []).append(record)
+        if len(self._undecided[view]) == MEASURED_IMAGES:
+            self._decide(view)
+
+    def _is_decided(self, view: str) -> bool:
+        """Whether it is known which levels of a view are stored as row differences."""
+        return self.spec.codec != "uint8" or None not in (self._delta[view, level.name] for level in self.spec.levels)
+
+    def _record(
+        self,
+        index: int,
+        view: str,
+        maps: Mapping[str, Tensor],
+        queries: Tensor,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        input_hw: tuple[int, int],
+    ) -> Record:
+        """What `put` was given in stored values."""
         name = f"image {self.images[index].id}, view {view}"
         rows = detection_rows(self.spec, queries, boxes, scores, labels, name=name)
         rows["input_hw"] = np.array([int(side) for side in input_hw])
-        encoded = encode_maps(self.spec, maps, name=name)
-        decided = self.spec.codec != "uint8" or all(self._delta[view, level] is not None for level in encoded)
+        encoded, decided = encode_maps(self.spec, maps, name=name), self._is_decided(view)
         tokens: dict[str, NDArray[Any]] = {}
         level_hw: list[tuple[int, int]] = []
         for level in self.spec.levels:
@@ -149,8 +171,8 @@ class CacheWriter:
             h, w, c = stored.tokens.shape
             level_hw.append((h, w))
             values = stored.tokens
-            if level.moments:  # of what a reader will get, not of what was given
-                found = Moments.of(codecs.decode(values, stored.scale, stored.offset, delta=False))
+            if level.moments:
+                found = stored.moments()
                 rows[f"mean/{level.name}"] = found.mean.cpu().numpy()
                 rows[f"covariance/{level.name}"] = found.packed()
             if stored.scale is not None and stored.offset is not None:
@@ -160,13 +182,7 @@ class CacheWriter:
                     values = codecs.add_delta(values)
             tokens[level.name] = values.reshape(h * w, c).cpu().numpy()
         rows["level_hw"] = np.array(level_hw)
-        record = Record(index, view, tokens, rows)
-        if decided:
-            self.put_record(record)
-            return
-        self._undecided.setdefault(view, []).append(record)
-        if len(self._undecided[view]) == MEASURED_IMAGES:
-            self._decide(view)
+        return Record(index, view, tokens, rows)
 
     def put_record(self, record: Record) -> None:
         """Store one image that is already in stored values, such as one copied from another cache."""
@@ -190,11 +206,8 @@ class CacheWriter:
             self._decide(view)
         self._queue.join()
         self._raise_error()
-        with self._open_lock:
-            groups = list(self._open.values())
-            self._open.clear()
         with full_disk_is_clear(self.path):
-            self._committer.commit(groups)
+            self._committer.commit(self._groups.take())
 
     def close(self) -> None:
         """Flush, stop the threads, let the next writer in."""
@@ -256,16 +269,6 @@ class CacheWriter:
         return records, False
 
     def _collect(self, record: Record) -> list[Group]:
-        """Add a record to its group; the groups that are now to be written."""
+        """Encode a record; the groups that are now to be written."""
         chunks, rows = self._committer.encode(record)
-        key = (record.view, record.index // self._shard)
-        with self._open_lock:
-            group = self._open.setdefault(key, Group(*key))
-            for name, chunk in chunks.items():
-                group.chunks.setdefault(name, {})[record.index] = chunk
-            group.rows[record.index] = rows
-            if len(group.rows) == min(self._shard, len(self.images) - key[1] * self._shard):
-                return [self._open.pop(key)]
-            if len(self._open) > _OPEN_GROUPS:  # images came in no order: write the oldest group as far as it is
-                return [self._open.pop(next(iter(self._open)))]
-        return []
+        return self._groups.add(record.view, record.index, chunks, rows)

@@ -214,6 +214,8 @@ def _session(
     providers = _providers(device, ort.get_available_providers())
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    # Threads that wait for the next operator at full speed take the cores from what decodes images and writes maps.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # its warnings are about the export, not about anything a user can change here
     return ort.InferenceSession(expose(content, image_input, fetch, str(weights)), options, providers=providers)
 

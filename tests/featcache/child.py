@@ -41,10 +41,11 @@ def finish(process: BaseProcess) -> int:
     return process.exitcode
 
 
-def extract(path: Path, count: int, shard: int, views: tuple[str, ...] = ("orig",)) -> None:
+def extract(path: Path, count: int, shard: int, views: tuple[str, ...] = ("orig",), flush_bytes: int = 1) -> None:
     """The extraction command in small: does what is pending."""
     torch.set_num_threads(1)
-    with CacheWriter(path, make_spec(views=views), make_images(count), make_truth(count), shard=shard) as writer:
+    tables = make_spec(views=views), make_images(count), make_truth(count)
+    with CacheWriter(path, *tables, shard=shard, flush_bytes=flush_bytes) as writer:
         for view in views:
             for index in writer.pending(view):
                 writer.put(index, view, **make_features(index, view))

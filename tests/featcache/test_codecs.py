@@ -51,6 +51,28 @@ def test_none_is_exact(values: np.ndarray) -> None:
     np.testing.assert_array_equal(got, values)
 
 
+@settings(deadline=None)
+@given(values=SHAPES.flatmap(lambda shape: arrays(np.float32, shape, elements=FLOATS)))
+def test_tokens_are_rounded_to_the_nearest_and_halves_to_even(values: np.ndarray) -> None:
+    low, high = codecs.channel_range(torch.from_numpy(values))
+    if not codecs.storable("uint8", low, high).all():
+        return
+    encoded = codecs.encode("uint8", torch.from_numpy(values), low, high)
+    assert encoded.scale is not None
+    step = np.where(encoded.scale > 0, encoded.scale, 1)[:, None, None].astype(np.float32)
+    expected = np.clip(np.rint((values - low.numpy()[:, None, None]) / step), 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(encoded.tokens.permute(2, 0, 1), expected)
+    halves = torch.tensor([[[0.5, 1.5, 2.5, 254.5, 255.0, 0.0]]])
+    assert codecs.encode("uint8", halves, *codecs.channel_range(halves)).tokens.flatten().tolist() == [
+        0,
+        2,
+        2,
+        254,
+        255,
+        0,
+    ]
+
+
 @given(values=arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4))))
 def test_delta_is_undone_exactly_here_and_by_numpy(values: np.ndarray) -> None:
     delta = codecs.add_delta(torch.from_numpy(values))

@@ -41,47 +41,53 @@ def assert_equal_caches(a: Path, b: Path) -> None:
         np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
 
 
-@pytest.fixture(params=[1, 3], ids=["no shards", "shards of 3"])
-def shard(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
+WAYS = {"no shards": (1, 1), "shards of 3": (3, 1), "shards of 3, flushed together": (3, 8 << 20)}
+"""Images in a file, and bytes that wait to be flushed together."""
 
 
-def test_killed_at_random_instants(tmp_path: Path, shard: int) -> None:
+@pytest.fixture(params=WAYS)
+def files(request: pytest.FixtureRequest) -> tuple[int, tuple[str, ...], int]:
+    """What `child.extract` takes after the number of images."""
+    shard, flush_bytes = WAYS[request.param]
+    return shard, VIEWS, flush_bytes
+
+
+def test_killed_at_random_instants(tmp_path: Path, files: tuple[int, tuple[str, ...], int]) -> None:
     """Real processes, SIGKILL after a random time, the same command again until it is through; 12 kills each."""
     whole, count = tmp_path / "whole", 6
-    assert child.finish(child.start(child.extract, whole, count, shard, VIEWS)) == 0
+    assert child.finish(child.start(child.extract, whole, count, *files)) == 0
     started = time.monotonic()
-    assert child.finish(child.start(child.extract, tmp_path / "timed", count, shard, VIEWS)) == 0
+    assert child.finish(child.start(child.extract, tmp_path / "timed", count, *files)) == 0
     usual = time.monotonic() - started
-    kills, caches, rng = 0, 0, random.Random(shard)
+    kills, caches, rng = 0, 0, random.Random(files[0])
     while kills < 12:
         path = tmp_path / f"killed-{caches}"
         caches += 1
         for _ in range(3):
-            process = child.start(child.extract, path, count, shard, VIEWS)
+            process = child.start(child.extract, path, count, *files)
             process.join(rng.uniform(0, usual))
             process.kill()
             kills += child.finish(process) == -signal.SIGKILL
             if path.exists():
                 assert_promises_kept(path)
-        assert child.finish(child.start(child.extract, path, count, shard, VIEWS)) == 0
+        assert child.finish(child.start(child.extract, path, count, *files)) == 0
         assert_equal_caches(path, whole)
 
 
-def test_killed_at_random_steps(tmp_path: Path, shard: int) -> None:
+def test_killed_at_random_steps(tmp_path: Path, files: tuple[int, tuple[str, ...], int]) -> None:
     """Killed just before a write, rename or flush that chance picks among all of an extraction; then continued."""
     whole, count = tmp_path / "whole", 4
-    assert child.finish(child.start(child.extract, whole, count, shard, VIEWS)) == 0
-    rng = random.Random(10 + shard)
+    assert child.finish(child.start(child.extract, whole, count, *files)) == 0
+    rng = random.Random(10 + files[0])
     for number in range(12):
         path = tmp_path / f"killed-{number}"
         for steps in (300, 1000):
             last = rng.randint(1, steps)
-            code = child.finish(child.start(child.until_step, last, child.extract, path, count, shard, VIEWS))
+            code = child.finish(child.start(child.until_step, last, child.extract, path, count, *files))
             assert code in (0, -signal.SIGKILL)
             if path.exists():
                 assert_promises_kept(path)
-        assert child.finish(child.start(child.extract, path, count, shard, VIEWS)) == 0
+        assert child.finish(child.start(child.extract, path, count, *files)) == 0
         assert_equal_caches(path, whole)
 
 

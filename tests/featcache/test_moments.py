@@ -11,9 +11,10 @@ import torch
 import zarr
 from cache_toy import LEVELS, arrays_of, make_features, make_images, make_spec, make_truth
 
-from featcache import Cache, CacheWriter, Loader, Moments, maintain
+from featcache import Cache, CacheWriter, Loader, Moments, codecs, maintain
 from featcache.checks import verify
 from featcache.errors import DamagedError
+from featcache.moments import multiplies_bytes, products
 
 Maker = Callable[..., Path]
 
@@ -44,6 +45,32 @@ def test_a_large_mean_costs_the_covariance_nothing() -> None:
     np.testing.assert_allclose(Moments.of(values + 4096).covariance, near.covariance, atol=2e-3)
     np.testing.assert_allclose(far.covariance, near.covariance, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(far.mean, near.mean.double() + 1e4, rtol=1e-10)
+
+
+@pytest.mark.parametrize("cells", [1, 1023, 1025, 70_000])
+def test_products_of_codes_are_exact_however_they_are_computed(cells: int) -> None:
+    codes = torch.randint(-128, 128, (cells, 3), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    codes[:, 0] = -128  # the largest sums there are
+    true = codes.long().T @ codes.long()
+    assert torch.equal(products(codes, as_bytes=False), true)
+    if multiplies_bytes():
+        assert torch.equal(products(codes, as_bytes=True), true)
+
+
+def test_moments_of_codes_are_exact_where_the_mean_dwarfs_the_spread() -> None:
+    values = (
+        torch.randn(5, 40, 50, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([0, 1, 2, 3, 4.0])[:, None, None]
+    )
+    for shift in (0.0, 1e4):
+        stored = codecs.encode("uint8", values + shift, *codecs.channel_range(values + shift))
+        assert stored.scale is not None
+        assert stored.offset is not None
+        true = stored.tokens.double() * stored.scale.double() + stored.offset.double()
+        found, cells = stored.moments(), true.flatten(0, 1).T.numpy()
+        np.testing.assert_allclose(found.mean, cells.mean(1), rtol=1e-7)
+        np.testing.assert_allclose(found.covariance, np.cov(cells, bias=True), rtol=1e-6, atol=1e-9)
+        assert not found.covariance[0].any()
 
 
 def test_packed_and_back() -> None:
