@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.cli import app
 from pipeline.errors import PipelineError
 from pipeline.heads import export_mode
 from pipeline.heads.deformable import cell_centres
+from pipeline.heads.mask_dino.selection import mask_boxes
 from pipeline.heads.mask_frozen_detr import head as module_of_head
 from pipeline.training.checkpoint import load_head
 
@@ -35,6 +37,7 @@ DECODER = {
     "hidden": "8", "heads": "2", "layers": "3", "feed_forward": "16", "queries": "5", "mask_points": "16",
     "steps": "1", "batch_size": "2", "warmup": "0",
 }  # fmt: skip
+DINO = {**DECODER, "layers": "2", "denoising": "4"}
 FAMILIES: dict[str, tuple[str, dict[str, str], list[str], list[str]]] = {
     "baseline": ("baseline", {}, ["c1", "e16", "boxes", "queries"], ["mask_logits"]),
     "baseline, whole image": ("baseline", {"roi_align": "false"}, ["c1", "e16", "queries"], ["mask_logits"]),
@@ -44,6 +47,13 @@ FAMILIES: dict[str, tuple[str, dict[str, str], list[str], list[str]]] = {
         {**DECODER, "start": "detector"},
         ["c1", "e32", "e16", "boxes", "queries", "labels", "scores"],
         ["class_logits", "mask_logits"],
+    ),
+    "mask-dino": ("mask-dino", DINO, ["c1", "e32", "e16"], ["class_logits", "boxes", "mask_logits"]),
+    "di-maskdino, more queries than a small image has tokens": (
+        "di-maskdino",
+        {**DINO, "queries": "12", "first_selected": "16", "guiding_tokens": "4", "residual": "true"},
+        ["c1", "e32", "e16"],
+        ["class_logits", "boxes", "mask_logits"],
     ),
 }
 """Head, settings, inputs, outputs."""
@@ -129,11 +139,70 @@ def test_a_file_that_says_something_else_is_taken_away(
     assert not (tmp_path / "out" / "head.onnx").exists()
 
 
-def test_other_families_and_other_features_are_refused(cache: Path, tmp_path: Path) -> None:
-    settings = {**DECODER, "first_selected": "8", "guiding_tokens": "4", "denoising": "4"}
-    dino = train.main(cache=cache, head="mask-dino", run=tmp_path / "dino", settings=settings)
-    with pytest.raises(PipelineError, match="a head of family 'mask-dino' cannot be exported: it chooses its queries"):
-        export.main(cache=cache, run=dino, out=tmp_path / "out")
+def test_queries_of_one_score_are_the_same_queries(cache: Path, tmp_path: Path) -> None:
+    """Of equal tokens it does not matter which are chosen, and masks give their boxes, empty ones too."""
+    run = train.main(cache=cache, head="mask-dino", run=tmp_path / "run", settings=DINO)
+    export.main(cache=cache, run=run, out=tmp_path / "out", formats=["onnx"])
+    head, _ = load_head(run)
+    module = export.exported_head(head, "mask-dino", ("e16", "e32"))
+    (sample, *_) = export._samples(export.Cached(cache), 1)
+    maps = {name: one.clone() for name, one in sample.features.maps.items()}
+    maps["e16"][:, :, :, :2], maps["e16"][:, :, :, 2:] = maps["e16"][:, :, :1, :1], maps["e16"][:, :, -1:, -1:]
+    ties = replace(sample, features=replace(sample.features, maps=maps))
+    run_file = export._load_onnx(module, tmp_path / "out" / "head.onnx")
+    with torch.inference_mode():
+        for said, told in zip(module.expected(ties), run_file(*module.inputs_of(ties)), strict=True):
+            torch.testing.assert_close(told, said, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["pt2", "onnx"])
+def test_masks_give_the_same_boxes_in_a_graph(tmp_path: Path, kind: str) -> None:
+    class Boxes(torch.nn.Module):
+        def forward(self, mask_logits: torch.Tensor) -> torch.Tensor:
+            return mask_boxes(mask_logits)
+
+    masks = torch.randn(1, 7, 5, 6)
+    masks[0, 0] = -1  # empty
+    masks[0, 1] = 1
+    masks[0, 2] = -1
+    masks[0, 2, 3, 4] = 1  # one cell
+    masks[0, 3:] -= 1.5
+    if kind == "pt2":
+        program = torch.export.export(Boxes(), (masks,), strict=False).module()
+        boxes = program(masks)
+    else:
+        torch.onnx.export(Boxes(), (masks,), tmp_path / "b.onnx", dynamo=False, opset_version=export.OPSET)
+        session = onnxruntime.InferenceSession(tmp_path / "b.onnx", providers=["CPUExecutionProvider"])
+        (boxes,) = session.run(None, {session.get_inputs()[0].name: masks.numpy()})
+    expected = mask_boxes(masks)
+    known = [[1, 1, 0, 0], [0.5 - 0.5 / 6, 0.4, 5 / 6, 0.8], [4 / 6, 0.6, 0, 0]]
+    torch.testing.assert_close(expected[0, :3], torch.tensor(known))
+    torch.testing.assert_close(torch.as_tensor(boxes), expected)
+
+
+def test_rows_that_changed_places_are_the_same_and_others_are_not(cache: Path, tmp_path: Path) -> None:
+    run = train.main(cache=cache, head="mask-dino", run=tmp_path / "run", settings=DINO)
+    module = export.exported_head(load_head(run)[0], "mask-dino", ("e16", "e32"))
+    said = [torch.randn(5, 2), torch.rand(5, 4), torch.randn(5, 4, 4)]
+    moved = [one[[0, 2, 1, 3, 4]] for one in said]
+    assert export._difference(module, said, moved) == 0
+    assert export._difference(module, said, [one[[0, 2, 2, 3, 4]] for one in said]) > 0.01
+    assert export._difference(module, said, [moved[0], moved[1] + 0.01, moved[2]]) > 0.009
+    assert export._difference(module, said, [one[:4] for one in said]) == float("inf")
+
+
+def test_an_image_whose_choices_hang_on_rounding_is_not_checked_on(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train.main(cache=cache, head="mask-dino", run=tmp_path / "run", settings=DINO)
+    monkeypatch.setattr(export, "ROUNDING", 0.5)
+    with pytest.raises(PipelineError, match="no image to check an export on: of each, rounding errors change"):
+        export.main(cache=cache, run=run, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_features_are_refused(cache: Path, tmp_path: Path) -> None:
     baseline = train.main(cache=cache, head="baseline", run=tmp_path / "baseline")
     other = write_discs(tmp_path / "other", name="other")
     with pytest.raises(PipelineError, match="other features than the head was trained on: name"):
@@ -152,7 +221,7 @@ def test_heads_are_as_before_after_an_export() -> None:
 def test_the_head_in_export_mode_is_the_head(cache: Path, tmp_path: Path) -> None:
     head, _ = load_head(trained(cache, tmp_path / "run", query_encoder='["o2o","b2o","ffn"]'))
     module = export.exported_head(export._plain(head), "mask-frozen-detr", ("e16", "e32"))
-    (sample, *_) = export._samples(export.Cached(cache))
+    (sample, *_) = export._samples(export.Cached(cache), 1)
     with torch.inference_mode(), export_mode.export_mode():
         logits, iou = module(*module.inputs_of(sample))
     with torch.inference_mode():

@@ -95,10 +95,9 @@ class Pyramid:
         Returns logits of cxcywh "b s 4" and a bool "b s", True where the cell is padding or the box leaves
         (0.01, 0.99); logits are +inf there.
         """
-        sides = [0.05 * 2.0**level for level, (h, w) in enumerate(self.shapes) for _ in range(h * w)]
         centres = self.centres()
-        wh = centres.new_tensor(sides)[None, :, None].expand(len(centres), -1, 2)
-        boxes = torch.cat([centres, wh], dim=-1)
+        sides = [centres.new_full((h * w, 2), 0.05 * 2.0**level) for level, (h, w) in enumerate(self.shapes)]
+        boxes = torch.cat([centres, torch.cat(sides).expand(len(centres), -1, -1)], dim=-1)
         invalid = self.padding | ~((boxes > 0.01) & (boxes < 0.99)).all(-1)
         logits = torch.log(boxes / (1 - boxes))
         return logits.masked_fill(invalid[..., None], torch.inf), invalid

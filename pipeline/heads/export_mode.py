@@ -2,7 +2,7 @@
 
 import builtins
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..detectors.deformable import DeformableAttention
 from ..ops.level import Level
 from ..ops.roi_align import SAMPLING_RATIO
 from . import baseline, swin
+from .mask_dino import readout
 from .mask_frozen_detr import box_encoder, head, image_encoder, query_encoder
 
 
@@ -33,6 +34,8 @@ def export_mode() -> Iterator[None]:
         (DeformableAttention, "forward", _attend_to_points),
         *((module, "cell_centres", _cell_centres) for module in (box_encoder, image_encoder)),
         *((module, "len", _length) for module in (head, image_encoder, swin)),
+        (readout, "min", _least),
+        (torch, "autocast", _as_it_is),
     ]
     before = [(owner, name, vars(owner).get(name)) for owner, name, _ in changes]
     for owner, name, value in changes:
@@ -83,9 +86,15 @@ def _attend(self: Any, queries: Tensor, regions: Tensor, positions: Tensor, coun
 
 
 def _attend_to_points(
-    self: Any, queries: Tensor, tokens: Tensor, references: Tensor, shapes: Sequence[tuple[int, int]]
+    self: Any,
+    queries: Tensor,
+    tokens: Tensor,
+    references: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    padding: Tensor | None = None,
 ) -> Tensor:
-    """`DeformableAttention` around points, no size of a tensor written into the graph."""
+    """`DeformableAttention` around points or in boxes, no size of a tensor written into the graph, nothing padding."""
+    del padding
     heads, levels, points = self.heads, self.levels, self.points
     value = self.value_proj(tokens).transpose(1, 2).unflatten(1, (heads, -1)).flatten(0, 1)  # "(b m) d s"
     offsets = self.sampling_offsets(queries).unflatten(2, (heads, levels, points, 2))  # "b q m l p 2"
@@ -94,7 +103,10 @@ def _attend_to_points(
     start = 0
     for level, (h, w) in enumerate(shapes):
         centre, ring = references[:, :, None, level, None], offsets[:, :, :, level]
-        x, y = centre[..., 0] + ring[..., 0] / w, centre[..., 1] + ring[..., 1] / h  # "b q m p"
+        if references.shape[-1] == 4:  # boxes
+            x, y = ((centre[..., i] + ring[..., i] / points * centre[..., 2 + i] * 0.5) for i in (0, 1))
+        else:
+            x, y = centre[..., 0] + ring[..., 0] / w, centre[..., 1] + ring[..., 1] / h  # "b q m p"
         grid = (2 * torch.stack([x, y], dim=-1) - 1).transpose(1, 2).flatten(0, 1)  # "(b m) q p 2"
         maps = value[:, :, start : start + h * w].unflatten(2, (h, w))
         sampled.append(F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False))
@@ -114,3 +126,13 @@ def _cell_centres(h: int, w: int, device: torch.device | None = None) -> Tensor:
 def _length(thing: Any) -> Any:
     """`len` that does not turn the symbol of a tensor's size into a number."""
     return thing.shape[0] if isinstance(thing, torch.Tensor) else builtins.len(thing)
+
+
+def _as_it_is(*given: Any, **options: Any) -> AbstractContextManager[None]:
+    """In place of `torch.autocast`, of which a graph has no node: everything is float32 anyway."""
+    return nullcontext()
+
+
+def _least(count: int, size: Any) -> Any:
+    """`min` of a number and of a tensor's size, which stays a symbol."""
+    return torch.minimum(torch.tensor(count), size) if isinstance(size, Tensor) else torch.sym_min(count, size)

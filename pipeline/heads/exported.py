@@ -17,6 +17,7 @@ from .base import MaskHead, boxes_in_pixels
 from .baseline import Baseline
 from .mask2former import Mask2Former
 from .mask2former.start import TEMPERATURE, DetectorStart, Start, depth
+from .mask_dino import MaskDino
 from .mask_frozen_detr import MaskFrozenDetr
 
 PIXELS = "xyxy in pixels of the network input"
@@ -48,7 +49,10 @@ class ExportedHead(nn.Module, ABC):
     per_detection: bool
     """Whether the outputs have one row per detection."""
     boxes: str = ""
-    """How `boxes` are to be given, where they are."""
+    """How `boxes` are to be given, or are given by the head, where there are any."""
+    by_rank: bool = False
+    """Whether the outputs have one row per query in the order of its score, in which two of nearly one score may
+    change places in another runtime."""
 
     @property
     def inputs(self) -> list[str]:
@@ -154,6 +158,44 @@ class ExportedMask2Former(ExportedHead):
         return said.class_logits[0], said.mask_logits[0]
 
 
+class ExportedMaskDino(ExportedHead):
+    """Classes, boxes and masks of the queries that the head itself selects: families mask-dino and di-maskdino.
+
+    From the maps alone: class_logits "q classes" before sigmoid, boxes "q 4" and mask_logits "q h w" on C1's grid,
+    before sigmoid. An image with fewer tokens than the head has queries has as many queries as tokens.
+    """
+
+    outputs = ("class_logits", "boxes", "mask_logits")
+    rows = ()
+    per_detection = False
+    boxes = VIEW
+    by_rank = True
+
+    def __init__(self, head: MaskDino) -> None:
+        super().__init__()
+        self.head = head
+        self.maps = ("c1", *head.encoder)
+
+    def inputs_of(self, sample: Sample) -> tuple[Tensor, ...]:
+        """See `ExportedHead`."""
+        return tuple(sample.features.maps[name].contiguous() for name in self.maps)
+
+    def expected(self, sample: Sample) -> list[Tensor]:
+        """See `ExportedHead`."""
+        said = self.head(sample.features, [sample.boxes], [sample.queries])[0]
+        assert said.mask_logits is not None
+        return [said.class_logits, said.boxes, said.mask_logits]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """`inputs` -> `outputs`."""
+        named = dict(zip(self.inputs, inputs, strict=True))
+        none = named["c1"].new_zeros(1, 0, 4)
+        features = Features(named, self.head.encoder, self.head.strides, none, none, none, none, none)
+        said = self.head.look(features).layers[-1]
+        assert said.mask_logits is not None
+        return said.class_logits[0], said.boxes[0], said.mask_logits[0]
+
+
 def exported_head(head: MaskHead, family: str, encoder: tuple[str, ...]) -> ExportedHead:
     """The head as tensors in, tensors out; raises PipelineError for a family that cannot be exported.
 
@@ -163,10 +205,11 @@ def exported_head(head: MaskHead, family: str, encoder: tuple[str, ...]) -> Expo
         return ExportedBoxHead(head, encoder)
     if isinstance(head, Mask2Former):
         return ExportedMask2Former(head)
+    if isinstance(head, MaskDino):
+        return ExportedMaskDino(head)
     raise PipelineError(
-        f"a head of family '{family}' cannot be exported: it chooses its queries among all tokens of the maps, "
-        "for which there is no graph of standard operators here yet",
-        "families mask-frozen-detr, baseline and mask2former can be exported",
+        f"a head of family '{family}' cannot be exported: nothing says what its inputs and outputs are",
+        "add a class to pipeline/heads/exported.py; mask-frozen-detr, baseline, mask2former and mask-dino have one",
     )
 
 
