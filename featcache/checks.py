@@ -16,6 +16,7 @@ from featcache.errors import DamagedError
 from featcache.lock import WriterLock
 from featcache.progress import read, track
 from featcache.reader import Cache
+from featcache.repair import fill_command
 from featcache.rows import write_rows
 from featcache.source import local_directory
 from featcache.spec import Difference
@@ -120,16 +121,17 @@ def mark_damaged(path: Path, damage: Iterable[Damage]) -> int:
 
 
 def repair_command(cache: Cache, report: VerifyReport, *, marked: bool) -> str | None:
-    """The one command line that extracts just the damaged images again; None where nothing is damaged."""
+    """The one command line that makes just the damaged images again; None where nothing is damaged."""
     if not report.damage:
         return None
-    extract = str(cache.spec.recipe.get("command", "python -m pipeline extract --help  # the command is not recorded"))
+    unknown = "python -m pipeline extract --help  # the command is not recorded"
+    again = fill_command(cache.spec.recipe, cache.path) or unknown
     if marked:
-        return extract
+        return again
     ids = report.damaged_images
     some = f" --images {','.join(map(str, ids))}" if len(ids) <= _LISTED_IMAGES else ""
     deep = " --deep" if report.deep else ""
-    return f"featcache verify {shlex.quote(cache.path)}{deep}{some} --repair && {extract}"
+    return f"featcache verify {shlex.quote(cache.path)}{deep}{some} --repair && {again}"
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def info(path: CachePath, as_json: AsJson = False) -> None:
     Example:  featcache info caches/val
     """
     from featcache import summary
+    from featcache.repair import fill_command
 
     data = summary.info(path)
     if as_json:
@@ -69,7 +70,7 @@ def info(path: CachePath, as_json: AsJson = False) -> None:
         fields["ratio"] = f"{data['ratio']:.3f} of raw fp16 ({human_bytes(data['raw_fp16_bytes'])})"
     for part in ("source", "dataset"):
         fields |= {f"{part}.{name}": shorten(str(value), 100) for name, value in data[part].items()}
-    fields["command"] = data["recipe"].get("command", "not recorded")
+    fields["command"] = fill_command(data["recipe"], data["path"]) or "not recorded"
     print_fields(fields)
     print()
     print_table([_level_row(level) for level in data["levels"]])
@@ -174,7 +175,8 @@ def verify(
     path: CachePath,
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte: checksums and decoding.")] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Mark what is damaged as not done, so that an extraction does it again.")
+        bool,
+        typer.Option("--repair", help="Mark what is damaged as not done, so that the command named does it again."),
     ] = False,
     images: Annotated[str | None, typer.Option(help="Only these image ids, comma-separated.")] = None,
     threads: Threads = 2,
@@ -208,7 +210,7 @@ def _print_verify(report: Any, marked: int, command: str | None) -> None:
     done = ", ".join(f"{view} {count}/{report.images}" for view, count in report.done.items())
     print(f"checked {kind} of {report.checked} images: {'good' if report.good else 'NOT good'}  (done: {done})")
     if marked:
-        print(f"marked {marked} as not done; now the extraction does them again:\n  {command}")
+        print(f"marked {marked} as not done; now this does them again:\n  {command}")
     elif command:
         print(f"repair:  {command}")
 

@@ -97,6 +97,9 @@ def copy(
     levels: Levels = None,
     views: Annotated[str | None, typer.Option(help="Only these views, comma-separated.")] = None,
     images: Annotated[str | None, typer.Option(help="Only these image ids, comma-separated.")] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only what TARGET, a copy made before, lacks; all else is as it is there.")
+    ] = False,
     dry_run: DryRun = False,
     threads: Threads = 2,
     as_json: AsJson = False,
@@ -109,6 +112,10 @@ def copy(
     from featcache import maintain
     from featcache.reader import Cache
 
+    if missing:
+        if any(option is not None for option in (codec, max_error, shard, levels, views, images)):
+            raise typer.BadParameter("--missing takes codec, shard, levels, views and images from TARGET")
+        return _carry_out(maintain.plan_missing(Cache(path), Cache(target)), dry_run, threads, as_json)
     plan = maintain.plan_copy(
         Cache(path),
         target,

@@ -6,7 +6,6 @@ Killing one of them loses nothing: the caches that were there stay as they were,
 from __future__ import annotations
 
 import hashlib
-import shlex
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,8 @@ from featcache.lock import WriterLock
 from featcache.progress import track, written
 from featcache.reader import Cache
 from featcache.record import Record
+from featcache.repair import COPIED_FROM, with_cache
+from featcache.source import is_url
 from featcache.spec import CacheSpec, Codec
 from featcache.writer import CacheWriter
 
@@ -48,6 +49,7 @@ class Plan:
     images: tuple[int, ...]  # indices kept of `first`
     pairs: tuple[Pair, ...]
     shard: int
+    missing: bool = False  # whether `target` is there, and gets what it lacks
 
     def summary(self) -> dict[str, object]:
         """The new cache in figures."""
@@ -96,10 +98,36 @@ def plan_copy(
         views=views,
         levels=tuple(source.spec.level(name) for name in names),
         dataset=source.spec.dataset | _subset(source, images),
-        recipe=source.spec.recipe if len(images) == len(source) else _whole(source.spec),
+        recipe=(source.spec.recipe if len(images) == len(source) else _whole(source.spec)) | _copied_from(source),
     )
     pairs = tuple(Pair(source, i, new, view) for view in views for new, i in enumerate(images) if done[view][i])
     return Plan(target, spec, source, images, pairs, source.shard if shard is None else shard)
+
+
+def plan_missing(source: Cache, target: Cache) -> Plan:
+    """What a copy lacks of the cache that it is a copy of; codec, levels, views and images are those of the copy."""
+    spec, ids = target.spec, [image.id for image in target.images]
+    plan = plan_copy(
+        source,
+        Path(target.path),
+        codec=spec.codec,
+        max_error=spec.max_error if source.spec.codec != spec.codec else None,
+        views=spec.views,
+        levels=[level.name for level in spec.levels],
+        image_ids=ids,
+        shard=target.shard,
+    )
+    fields = plan.spec.differences(spec)
+    if fields or [source.images[i].id for i in plan.images] != ids:
+        listing = "; ".join(f"{name}: {theirs!r}, and {mine!r} of such a copy" for name, mine, theirs in fields)
+        raise MismatchError(
+            f"{target.path} is no copy of {source.path} ({listing or 'images in another order'})",
+            f"featcache diff {source.path} {target.path}",
+            fields,
+        )
+    done = {view: target.done(view) for view in spec.views}
+    pairs = tuple(pair for pair in plan.pairs if not done[pair.view][pair.index])
+    return replace(plan, pairs=pairs, missing=True)
 
 
 def plan_merge(sources: Sequence[Cache], target: Path, *, shard: int | None = None) -> Plan:
@@ -126,9 +154,9 @@ def plan_merge(sources: Sequence[Cache], target: Path, *, shard: int | None = No
 
 def run(plan: Plan, *, threads: int = 2) -> Path:
     """Write the cache of a plan; returns its path."""
-    if plan.target.exists():
+    if plan.target.exists() and not plan.missing:
         raise CacheError(f"{plan.target} exists already", "choose another name, or remove it first")
-    partial = plan.target.with_name(plan.target.name + ".partial")
+    partial = plan.target if plan.missing else plan.target.with_name(plan.target.name + ".partial")
     images = [plan.first.images[i] for i in plan.images]
     truths = [plan.first.ground_truth(i) for i in plan.images]
     further = {
@@ -143,8 +171,9 @@ def run(plan: Plan, *, threads: int = 2) -> Path:
         shown = track(records, len(todo), facts=lambda seconds: written(partial, writer.bytes_written, seconds))
         for pair, record in zip(todo, shown, strict=True):
             _put(writer, pair, record)
-    partial.rename(plan.target)
-    sync([plan.target.parent])
+    if not plan.missing:
+        partial.rename(plan.target)
+        sync([plan.target.parent])
     return plan.target
 
 
@@ -155,7 +184,9 @@ def prune(path: Path, *, levels: Sequence[str] | None = None, unfinished: bool =
     lock = WriterLock(path)
     try:
         shutil.rmtree(new, ignore_errors=True)  # whole, but perhaps of other options or of fewer images
-        run(plan_copy(Cache(path), new, levels=levels, finished=unfinished), threads=threads)
+        plan = plan_copy(cache := Cache(path), new, levels=levels, finished=unfinished)
+        recipe = plan.spec.recipe | {COPIED_FROM: cache.spec.recipe.get(COPIED_FROM, "")}  # not from what goes
+        run(replace(plan, spec=replace(plan.spec, recipe=recipe)), threads=threads)
         path.rename(old)
         new.rename(path)
         sync([path.parent])
@@ -203,16 +234,16 @@ def _subset(source: Cache, images: tuple[int, ...]) -> dict[str, object]:
     return {"subset_images": len(images), "subset_sha256": hashlib.sha256(ids.encode()).hexdigest()}
 
 
+def _copied_from(source: Cache) -> dict[str, Any]:
+    """What the recipe of a copy says, for its repair."""
+    return {COPIED_FROM: source.path if is_url(source.path) else str(Path(source.path).absolute())}
+
+
 def _whole(spec: CacheSpec, target: Path | None = None) -> dict[str, Any]:
     """The recipe of a cache that is no part of another any more; its command is that of all parts, into `target`."""
-    recipe = {key: value for key, value in spec.recipe.items() if key != "part"}
+    recipe = {key: value for key, value in spec.recipe.items() if key not in ("part", COPIED_FROM)}
     if target is not None and "command" in recipe:
-        words = shlex.split(recipe["command"])
-        for option in ("--shard", "--cache"):
-            if option in words[:-1]:
-                place = words.index(option)
-                words[place : place + 2] = [option, str(target.absolute())] if option == "--cache" else []
-        recipe["command"] = shlex.join(words)
+        recipe["command"] = with_cache(recipe["command"], target.absolute(), whole=True)
     return recipe
 
 

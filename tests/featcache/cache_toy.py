@@ -69,3 +69,9 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
     """Every array of a cache by its path, read by plain zarr-python."""
     group = zarr.open_group(path, mode="r")
     return {name: node[...] for name, node in group.members(max_depth=None) if isinstance(node, zarr.Array)}
+
+
+def flip_byte(file: Path, position: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[position] ^= 0x10
+    file.write_bytes(data)

@@ -7,19 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cache_toy import make_features, make_images, make_spec, make_truth
+from cache_toy import flip_byte, make_features, make_images, make_spec, make_truth
 
 from featcache import Cache, CacheWriter
 from featcache.checks import Damage, diff, mark_damaged, repair_command, verify
 from featcache.errors import DamagedError, LockedError
 
 Maker = Callable[..., Path]
-
-
-def flip_byte(file: Path, position: int) -> None:
-    data = bytearray(file.read_bytes())
-    data[position] ^= 0x10
-    file.write_bytes(data)
 
 
 def extract_again(path: Path) -> list[int]:

@@ -1,0 +1,44 @@
+"""The command that does again what a cache lacks: its extraction, or for a copy the copying of just that."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from featcache.source import is_url
+
+COPIED_FROM = "copied_from"
+"""Of the recipe of a copy: the cache that it was copied from; "" of one that took the place of its source (`prune`)."""
+
+
+def fill_command(recipe: Mapping[str, Any], path: str) -> str | None:
+    """What fills the cache at `path` again where it is not done; None where no command is recorded.
+
+    A copy may hold fewer images or levels or have another codec, so the extraction of its source cannot write into it.
+    It is filled from its source; where that is gone, from another extraction of the same, made beside it.
+    """
+    command, source = recipe.get("command"), recipe.get(COPIED_FROM)
+    if source is None:
+        return command
+    if source and (is_url(source) or Path(source).exists()):
+        return _copy(source, path)
+    if command is None:
+        return None
+    again = f"{path.rstrip('/')}.again"
+    return f"{with_cache(command, Path(again))} && {_copy(again, path)}"
+
+
+def with_cache(command: str, target: Path, *, whole: bool = False) -> str:
+    """An extraction into another cache; whole: of all images, not of its --shard."""
+    words = shlex.split(command)
+    for option in ("--shard", "--cache") if whole else ("--cache",):
+        if option in words[:-1]:
+            place = words.index(option)
+            words[place : place + 2] = [option, str(target)] if option == "--cache" else []
+    return shlex.join(words)
+
+
+def _copy(source: str, path: str) -> str:
+    return shlex.join(["featcache", "copy", source, path, "--missing"])
