@@ -106,7 +106,7 @@ MOST_FILES = 100_000
 SMALL_FILE_BYTES = 1 << 20
 """Maps below this size share files: creating and flushing a file costs more than filling it."""
 SHARED_BY_SMALL = 8
-"""Images per file of such maps; as many may have to be extracted again after a kill."""
+"""Images per file of such maps; those of files not yet full are extracted again after a kill."""
 
 
 def images_per_file(spec: CacheSpec, images: int) -> int:
