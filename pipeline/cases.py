@@ -1,20 +1,30 @@
-"""The best and the worst images of an evaluation, the ground truth beside the masks; and all of them on one sheet."""
+"""The best and the worst images of an evaluation, the ground truth beside the masks; and all of them on one sheet.
+
+Of a head for semantic or panoptic segmentation they are judged and drawn by their segments.
+"""
 
 import json
+from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from featcache import Cache
 
 from .data.coco import Category
 from .data.images import open_image
+from .data.panoptic import CATEGORIES, PANOPTIC
 from .errors import PipelineError
+from .evaluation import DETAILS, SEGMENT_QUALITY
 from .masks import rle
+from .masks.id_map import VOID, paint, read_png
 from .masks.results import Result
+from .masks.segment_overlay import segment_overlay
 from .masks.viz import draw_masks, sheet
 from .predict import overlay
 
@@ -22,6 +32,9 @@ TITLES = ("best: ground truth", "best: masks", "worst: ground truth", "worst: ma
 MIN_SCORE = 0.4
 LEAST_WIDTH = 500
 """Pixels; narrower images are enlarged before drawing."""
+
+Row = Mapping[str, Any]
+"""What an evaluation says of one image."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +44,14 @@ class Case:
     kind: str
     """`best` or `worst`."""
     image_id: int
-    mask_iou: float
-    """In the box, mean over its objects, zero for a missed one."""
-    objects: int
-    matched: int
+    figure: str
+    """What it is chosen by: `mask_iou` (in the box, mean over its objects, zero for a missed one), `PQ` or `mIoU`."""
+    value: float
+    words: str
+    """The same for a person, and what else there is to say."""
     truth: Image.Image
     masks: Image.Image
-    """Those of at least `MIN_SCORE`."""
+    """Of instances those of at least `MIN_SCORE`."""
 
 
 def main(*, cache: Path, run: Path, out: Path, count: int = 6) -> Path:
@@ -45,6 +59,8 @@ def main(*, cache: Path, run: Path, out: Path, count: int = 6) -> Path:
     found = find_cases(cache=cache, run=run, count=count)
     best, worst = ([case for case in found if case.kind == kind] for kind in ("best", "worst"))
     pictures = [image for pair in zip(best, worst, strict=True) for case in pair for image in (case.truth, case.masks)]
+    if not pictures:
+        raise PipelineError(f"{run} was evaluated on fewer than two images with objects", "evaluate it on more")
     sheet(pictures, columns=4, titles=TITLES).save(out)
     return out
 
@@ -52,45 +68,114 @@ def main(*, cache: Path, run: Path, out: Path, count: int = 6) -> Path:
 def find_cases(*, cache: Path, run: Path, count: int) -> list[Case]:
     """The `count` best images of the last `evaluate` of this run on this cache, best first; then as many, worst first.
 
-    An image's quality is that of quality.json. Needs the folder of images that the cache was extracted from.
+    An image's quality is that of quality.json, or of metrics/segment_quality.json for a head of segments. Needs the
+    folder of images that the cache was extracted from.
     """
     opened = Cache(cache)
-    categories: Any = opened.spec.recipe["categories"]
     folder = Path(str(opened.spec.recipe["images_folder"]))
     if not (run / "quality.json").is_file():
         raise PipelineError(f"{run} was not evaluated", f"python -m pipeline evaluate --cache {cache} --run {run}")
-    rows = [row for row in json.loads((run / "quality.json").read_text()) if row["objects"]]
-    rows.sort(key=lambda row: -row["mask_iou"])
+    drawing = _Segments(run, opened) if (run / DETAILS / SEGMENT_QUALITY).is_file() else _Instances(run, opened)
+    rows = sorted(drawing.rows, key=lambda row: -row[drawing.figure])
     count = min(count, len(rows) // 2)
     chosen = [("best", row) for row in rows[:count]] + [("worst", row) for row in reversed(rows[len(rows) - count :])]
     positions = {info.id: index for index, info in enumerate(opened.images)}
     if missing := [row["image_id"] for _, row in chosen if row["image_id"] not in positions]:
         raise PipelineError(f"{run} was evaluated on another cache: {cache} has no image {missing[0]}", "give that one")
-    results = _results_of(run, {row["image_id"] for _, row in chosen})
+    drawing.prepare({row["image_id"] for _, row in chosen})
     found: list[Case] = []
     for kind, row in chosen:
         index = positions[row["image_id"]]
         image = open_image(folder / opened.images[index].file_name)
-        masks = sorted(results[row["image_id"]], key=lambda result: -result["score"])
         zoom = max(1, round(LEAST_WIDTH / image.width))
-        truth = truth_overlay(image, opened, index, categories, zoom)
-        found.append(Case(kind, **row, truth=truth, masks=overlay(image, masks, categories, MIN_SCORE, zoom=zoom)))
+        truth, masks = drawing.truth(image, index, zoom), drawing.masks(image, row["image_id"], zoom)
+        value = row[drawing.figure]
+        found.append(Case(kind, row["image_id"], drawing.figure, value, drawing.words(row), truth=truth, masks=masks))
     return found
 
 
-def truth_overlay(
-    image: Image.Image, cache: Cache, index: int, categories: list[Category], zoom: int = 1
-) -> Image.Image:
-    """The image, `zoom` times as large, with its ground-truth masks."""
-    truth = cache.ground_truth(index)
-    names = {category["id"]: category["name"] for category in categories}
-    masks = [rle.decode(counts, (image.height, image.width)) for counts in truth.rles]
-    return draw_masks(image, masks, [names[category_id] for category_id in truth.category_ids.tolist()], zoom=zoom)
+class _Drawing(ABC):
+    """What one kind of head says of the images, and how it is drawn."""
+
+    figure: str
+    rows: list[Row]
+    """Of the images that have a figure."""
+
+    @abstractmethod
+    def prepare(self, image_ids: set[int]) -> None:
+        """Read what `masks` needs of these images."""
+
+    @abstractmethod
+    def truth(self, image: Image.Image, index: int, zoom: int) -> Image.Image:
+        """The image, `zoom` times as large, with its ground truth."""
+
+    @abstractmethod
+    def masks(self, image: Image.Image, image_id: int, zoom: int) -> Image.Image:
+        """The same with what the head found."""
+
+    @abstractmethod
+    def words(self, row: Row) -> str:
+        """See `Case`."""
 
 
-def _results_of(run: Path, image_ids: set[int]) -> dict[int, list[Result]]:
-    results: dict[int, list[Result]] = defaultdict(list)
-    for result in json.loads((run / "results.json").read_text()):
-        if result["image_id"] in image_ids:
-            results[result["image_id"]].append(result)
-    return results
+class _Instances(_Drawing):
+    figure = "mask_iou"
+
+    def __init__(self, run: Path, cache: Cache) -> None:
+        self.rows = [row for row in json.loads((run / "quality.json").read_text()) if row["objects"]]
+        self._run, self._cache = run, cache
+        self._categories: list[Category] = cache.spec.recipe["categories"]
+        self._results: dict[int, list[Result]] = defaultdict(list)
+
+    def prepare(self, image_ids: set[int]) -> None:
+        for result in json.loads((self._run / "results.json").read_text()):
+            if result["image_id"] in image_ids:
+                self._results[result["image_id"]].append(result)
+
+    def truth(self, image: Image.Image, index: int, zoom: int) -> Image.Image:
+        truth = self._cache.ground_truth(index)
+        names = {category["id"]: category["name"] for category in self._categories}
+        masks = [rle.decode(counts, (image.height, image.width)) for counts in truth.rles]
+        return draw_masks(image, masks, [names[category_id] for category_id in truth.category_ids.tolist()], zoom=zoom)
+
+    def masks(self, image: Image.Image, image_id: int, zoom: int) -> Image.Image:
+        results = sorted(self._results[image_id], key=lambda result: -result["score"])
+        return overlay(image, results, self._categories, MIN_SCORE, zoom=zoom)
+
+    def words(self, row: Row) -> str:
+        return f"mask IoU {row['mask_iou']:.2f}, {row['matched']} of {row['objects']} objects found"
+
+
+class _Segments(_Drawing):
+    def __init__(self, run: Path, cache: Cache) -> None:
+        rows: list[Row] = json.loads((run / DETAILS / SEGMENT_QUALITY).read_text())
+        self.figure = "PQ" if any("PQ" in row for row in rows) else "mIoU"
+        self.rows = [row for row in rows if row[self.figure] is not None]
+        self._cache, self._folder = cache, run / ("panoptic" if self.figure == "PQ" else "semantic")
+        self._categories: list[Any] = cache.spec.recipe[CATEGORIES]
+        self._found: dict[int, dict[str, Any]] = {}
+
+    def prepare(self, image_ids: set[int]) -> None:
+        listed = json.loads(self._folder.with_suffix(".json").read_text())["annotations"]
+        self._found = {one["image_id"]: one for one in listed if one["image_id"] in image_ids}
+
+    def truth(self, image: Image.Image, index: int, zoom: int) -> Image.Image:
+        truth = self._cache.ground_truth(index, PANOPTIC)
+        ids, category_ids = paint(truth, (image.height, image.width)), truth.category_ids.tolist()
+        if self.figure == "PQ":
+            things = {one["id"]: one["isthing"] for one in self._categories}
+            segments = [
+                {"id": row, "category_id": one, "isthing": things[one]} for row, one in enumerate(category_ids, start=1)
+            ]
+        else:
+            ids = np.array([VOID, *category_ids])[ids]
+            segments = [{"id": one, "category_id": one} for one in dict.fromkeys(category_ids)]
+        return segment_overlay(image, ids, segments, self._categories, zoom=zoom)
+
+    def masks(self, image: Image.Image, image_id: int, zoom: int) -> Image.Image:
+        found = self._found[image_id]
+        ids = read_png(self._folder / found["file_name"])
+        return segment_overlay(image, ids, found["segments_info"], self._categories, zoom=zoom)
+
+    def words(self, row: Row) -> str:
+        return ", ".join(f"{name} {row[name]:.1f}" for name in ("PQ", "mIoU") if row.get(name) is not None)

@@ -184,13 +184,18 @@ def evaluate(
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="AP after each layer of the decoder too, of heads that have one.")
     ] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw the best and the worst images into this file; opens their pictures.", metavar="FILE"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The content of RUN/metrics.json.")] = False,
 ) -> None:
     """Cache and run -> COCO AP of boxes and masks, and where AP is lost.
 
-    Opens nothing else; writes RUN/metrics.json, results.json and boxes.json (which pycocotools reads; own_boxes.json
-    too for heads that tell their own), quality.json (each image), and in RUN/metrics AP per class, precision over
-    recall and lost AP, with --per-layer layers.json. Boundary AP where faster-coco-eval is installed.
+    Opens nothing else but for --sheet; writes RUN/metrics.json, results.json and boxes.json (which pycocotools reads;
+    own_boxes.json too for heads that tell their own), quality.json (each image), and in RUN/metrics AP per class,
+    precision over recall and lost AP, with --per-layer layers.json; heads for segments: segments.json and
+    segment_quality.json. Boundary AP where faster-coco-eval is installed.
 
     --json prints metrics.json: segm and bbox, own_bbox and boundary where there are any, each with AP AP50 AP75 APs APm
     APl AR1 AR10 AR100 ARs ARm ARl (percent, null where undefined); mask_iou, matched, images; layers with --per-layer.
@@ -199,8 +204,8 @@ def evaluate(
     Example:
     python -m pipeline evaluate --cache val --run runs/first
     """
+    from . import cases, layer_ap
     from . import evaluate as stage
-    from . import layer_ap
 
     if per_layer and (reference or force or best):
         raise UsageError("--per-layer goes with --cache, --run, --holdout and --device alone")
@@ -208,6 +213,8 @@ def evaluate(
         cache=cache, run=run, device=device, reference=reference, holdout=holdout, force=force, best=best
     )
     layers = layer_ap.main(cache=cache, run=run, holdout=holdout, device=device) if per_layer else []
+    if sheet is not None:
+        cases.main(cache=cache, run=run, out=sheet)
     if as_json:
         print_json({**metrics, **({"layers": layers} if per_layer else {})})
         return

@@ -47,7 +47,9 @@ def main(
       pycocotools reads them back to the figures of `segm`, `bbox` and `own_bbox`. Those of the head are in one order,
       and but for families with own boxes the detector's too;
     - quality.json: `mask_iou` of each image, over its objects, those that no detection matched counting as zero;
-    - metrics/per_class.json, metrics/pr.json (precision over recall), metrics/lost_ap.json (see `masks/lost_ap.py`).
+    - metrics/per_class.json, metrics/pr.json (precision over recall), metrics/lost_ap.json (see `masks/lost_ap.py`);
+    - of a head for segments panoptic.json, semantic.json and their PNG files, metrics/segments.json (each class) and
+      metrics/segment_quality.json (each image).
 
     `reference` takes the place of the head: `box` fills the boxes, `oracle` is the best that 32 x 32 masks in these
     boxes can do. holdout: only every n-th image, those that a training with `holdout=n` left out, for choosing

@@ -35,6 +35,9 @@ EVALUATED = "evaluated.json"
 DETAILS = "metrics"
 """Folder of what is more than one page: per_class.json, pr.json, lost_ap.json."""
 
+SEGMENT_QUALITY = "segment_quality.json"
+"""In `DETAILS`: PQ and mIoU of each image, of heads for semantic or panoptic segmentation."""
+
 OWN_BOXES = "own_boxes.json"
 """Boxes of a head that tells its own, as COCO results in the order of results.json."""
 
@@ -243,9 +246,13 @@ class _Scores:
 
     def segment_figures(self) -> dict[str, Figures]:
         """`panoptic` and `semantic` where the head is for them; writes their files."""
+        details = self.contender.folder / DETAILS
         if self._segments is None:
+            for stale in (details / "segments.json", details / SEGMENT_QUALITY):  # of another evaluation
+                stale.unlink(missing_ok=True)
             return {}
-        self._segments.write_classes(self.contender.folder / DETAILS / "segments.json")
+        self._segments.write_classes(details / "segments.json")
+        self._segments.write_images(details / SEGMENT_QUALITY)
         return self._segments.write()
 
     def results(self) -> list[Result]:

@@ -13,6 +13,13 @@ from .page.record import Record, names_of, read_record
 from .page.results import ap_section, class_section, lost_section, recall_section
 from .page.training import cost_section, course_section, settings_section
 
+ABOUT_CASES = {
+    "mask_iou": "By the mean mask IoU in the box over an image's objects, zero for a missed one. "
+    f"Masks with a score of at least {cases.MIN_SCORE} are drawn, all of them count",
+    "PQ": "By the panoptic quality of the image, over the classes that are in it or were found in it",
+    "mIoU": "By the mean IoU of the classes that are in the image",
+}
+
 
 def main(*, runs: Sequence[Path], out: Path, cache: Path | None = None, count: int = 4) -> Path:
     """Write the page and return `out`.
@@ -72,13 +79,12 @@ def _pictures(records: Sequence[Record], cache: Path | None, count: int) -> str:
     record = next((record for record in records if record.metrics is not None), None)
     if record is None:
         return ""
-    about = "By the mean mask IoU in the box over an image's objects, zero for a missed one; as many of each kind. "
-    about += f"Masks with a score of at least {cases.MIN_SCORE} are drawn, all of them count."
     title = f"Best and worst images of {record.name}" if len(records) > 1 else "Best and worst images"
     if cache is None:
         return html.section(title, html.tag("p", "Give --cache DIR to see them."))
     try:
         shown = cases.find_cases(cache=cache, run=record.folder, count=count)
+        about = ABOUT_CASES[shown[0].figure] + "; as many of each kind." if shown else ""
         return html.section(title, *case_figures(shown), about=about)
     except PipelineError as error:
         return html.section(title, html.tag("p", html.text(f"Not shown: {error.message}.")))

@@ -35,10 +35,9 @@ class SegmentScores:
         self.classes, self.categories = first.classes, list(categories)
         self._folder = folder
         self._kinds = KINDS if first.task == "panoptic" else KINDS[1:]
-        self._quality = PanopticQuality({one.category_id: one.isthing for one in self.classes})
-        self._iou = MeanIoU(len(self.classes))
+        self._quality, self._iou = self._nothing_seen()
+        self._by_image: list[dict[str, Any]] = []
         self._files = {kind: SegmentFiles(folder / kind) for kind in self._kinds}
-        self._images = 0
 
     def add(self, batch: Batch, queries: QueryMasks) -> None:
         """A batch of one image."""
@@ -48,25 +47,29 @@ class SegmentScores:
         view, image_hw = view_of(info, batch.views[0]), (info.height, info.width)
         labels = segment_labels(truth.category_ids.tolist(), self.classes)
         truth_ids = paint(truth, image_hw)
-        self._images += 1
+        quality, iou = self._nothing_seen()
         if "panoptic" in self._kinds:
             found = panoptic(queries, view)
             pairs = zip(truth.category_ids.tolist(), truth.iscrowd.tolist(), strict=True)
             wanted = {row: TruthSegment(*pair) for row, pair in enumerate(pairs, start=1)}
             told = {one.id: one.segment_class.category_id for one in found.segments}
-            self._quality.add(truth_ids, wanted, found.ids, told)
+            quality.add(truth_ids, wanted, found.ids, told)
             self._files["panoptic"].add(info, found.ids, segments_info(found))
         truth_labels = np.array([UNSEEN, *labels])[truth_ids]
         found_labels = semantic(queries, view)
-        self._iou.add(truth_labels, found_labels)
+        iou.add(truth_labels, found_labels)
         self._files["semantic"].add(info, *class_segments(found_labels, self.classes))
+        self._quality.take(quality)
+        self._iou.take(iou)
+        pq = {"PQ": quality.figures()["PQ"]} if "panoptic" in self._kinds else {}
+        self._by_image.append({"image_id": info.id, **pq, "mIoU": iou.figures()["mIoU"]})
 
     def write(self) -> dict[str, Figures]:
         """Put the files into the run; returns the figures by kind."""
         for files in self._files.values():
             files.keep(self.categories)
         figures = {"panoptic": self._quality.figures(), "semantic": self._iou.figures()}
-        return {kind: {**figures[kind], "images": self._images} for kind in self._kinds}
+        return {kind: {**figures[kind], "images": len(self._by_image)} for kind in self._kinds}
 
     def write_classes(self, file: Path) -> None:
         """PQ, SQ, RQ and IoU of each class, as JSON."""
@@ -77,7 +80,14 @@ class SegmentScores:
             rows.append({**row, **(quality[one.category_id] if "panoptic" in self._kinds else {}), "IoU": iou})
         write_json(file, rows, indent=2)
 
+    def write_images(self, file: Path) -> None:
+        """Of each image its id, PQ (panoptic) and mIoU over the classes that it has, in percent, as JSON."""
+        write_json(file, self._by_image)
+
     def discard(self) -> None:
         """Leave nothing of it."""
         for files in self._files.values():
             files.discard()
+
+    def _nothing_seen(self) -> tuple[PanopticQuality, MeanIoU]:
+        return PanopticQuality({one.category_id: one.isthing for one in self.classes}), MeanIoU(len(self.classes))

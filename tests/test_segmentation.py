@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import Tiny, write_tiny
 from tiny_panoptic import CATEGORIES, read_ids, write_panoptic
+from typer.testing import CliRunner
 
 from featcache import Cache
-from pipeline import evaluate, extract, predict, train
+from pipeline import cases, evaluate, extract, predict, report, train
+from pipeline.cli import app
 from pipeline.data.panoptic import segment_classes
 from pipeline.data.sources import Cached
 from pipeline.errors import PipelineError
@@ -81,6 +84,53 @@ def test_panoptic_results_read_back_to_the_figures(cache: Path, runs: dict[str, 
             assert metrics["panoptic"][f"{name}{suffix}"] == pytest.approx(value, abs=1e-3)
     classes = json.loads((run / "metrics/segments.json").read_text())
     assert [row["name"] for row in classes] == ["square", "triangle", "disc", "ground", "sky"]
+
+
+@pytest.mark.parametrize(("task", "figure"), [("panoptic", "PQ"), ("semantic", "mIoU")])
+def test_best_and_worst_images_by_their_segments(
+    cache: Path, runs: dict[str, Path], tmp_path: Path, task: str, figure: str
+) -> None:
+    """Each with what the images say alone, drawn beside its ground truth; on a sheet and in the report."""
+    run = runs[task]
+    metrics = evaluate.main(cache=cache, run=run)
+    rows = json.loads((run / "metrics/segment_quality.json").read_text())
+    assert len(rows) == metrics[task]["images"] == 7
+    assert {"PQ" in row for row in rows} == {task == "panoptic"}
+    values = sorted(row[figure] for row in rows)
+    found = cases.find_cases(cache=cache, run=run, count=2)
+    assert [case.value for case in found if case.kind == "best"] == values[:-3:-1]
+    assert [case.value for case in found if case.kind == "worst"] == values[:2]
+    assert {case.figure for case in found} == {figure}
+    for case in found:
+        assert case.words.startswith(f"{figure} {case.value:.1f}")
+        assert case.truth.size == case.masks.size
+        assert case.truth.tobytes() != case.masks.tobytes()
+    out = tmp_path / "sheet.png"
+    words = ["evaluate", "--cache", str(cache), "--run", str(run), "--sheet", str(out)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    with Image.open(out) as sheet:
+        assert sheet.width > 4 * 400
+    page = report.main(runs=[run], out=tmp_path / "report.html", cache=cache, count=2).read_text()
+    assert page.count("segments of the head</div>") == 4
+    assert report.ABOUT_CASES[figure] in page
+    assert f"{task} {figure}" in page
+
+
+def test_one_image_is_judged_as_a_set_of_one(cache: Path, runs: dict[str, Path]) -> None:
+    source, (head, _) = Cached(cache), load_head(runs["panoptic"])
+    batch = source.batch([(0, "orig")])
+    queries = head.predict(batch.features, batch.counts)[0].queries
+    assert queries is not None
+    judged = SegmentScores(runs["panoptic"] / "one", queries, read_run(runs["panoptic"]).segment_categories)
+    judged.add(batch, queries)
+    figures = judged.write()
+    judged.write_images(runs["panoptic"] / "one.json")
+    (row,) = json.loads((runs["panoptic"] / "one.json").read_text())
+    assert row == {
+        "image_id": batch.infos[0].id,
+        "PQ": figures["panoptic"]["PQ"],
+        "mIoU": figures["semantic"]["mIoU"],
+    }
 
 
 def judge(truth_file: Path, found_file: Path) -> dict[int, list[float]]:

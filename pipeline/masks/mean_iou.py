@@ -23,6 +23,10 @@ class MeanIoU:
         pairs = np.bincount(wanted * (count + 1) + told, minlength=self.confusion.size)
         self.confusion += pairs.reshape(self.confusion.shape)
 
+    def take(self, other: "MeanIoU") -> None:
+        """The images that another has seen, too."""
+        self.confusion += other.confusion
+
     def figures(self) -> dict[str, float | None]:
         """In percent, None where the ground truth has no pixel: `mIoU`, mean over the classes that it has; `fwIoU`,
         each weighed by its pixels; `mACC`, mean share of a class that is found; `pACC`, share of all pixels."""

@@ -91,6 +91,15 @@ class PanopticQuality:
                 if ignored <= IGNORED * found_area[found_id]:
                     self.tallies[category_id].invented += 1
 
+    def take(self, other: "PanopticQuality") -> None:
+        """The images that another has seen, too."""
+        for category_id, theirs in other.tallies.items():
+            mine = self.tallies[category_id]
+            mine.iou += theirs.iou
+            mine.matched += theirs.matched
+            mine.missed += theirs.missed
+            mine.invented += theirs.invented
+
     def figures(self) -> dict[str, float | None]:
         """PQ, SQ and RQ in percent: means over the classes that occur; None where none does. Then the same of things
         and of stuff, named as detectron2 names them."""

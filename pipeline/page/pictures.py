@@ -17,11 +17,12 @@ def case_figures(cases: Sequence[Case]) -> list[str]:
 
 
 def _figure(case: Case, look: str) -> str:
-    words = f"Image {case.image_id}: mask IoU {case.mask_iou:.2f}, {case.matched} of {case.objects} objects found"
-    shown = ((case.truth, "ground truth"), (case.masks, "masks of the head"))
+    words = f"Image {case.image_id}: {case.words}"
+    what = "masks" if case.figure == "mask_iou" else "segments"
+    shown = ((case.truth, "ground truth"), (case.masks, f"{what} of the head"))
     pictures = [
-        html.tag("div", html.picture(image, f"image {case.image_id}, {what}"), html.tag("div", what, class_="about"))
-        for image, what in shown
+        html.tag("div", html.picture(image, f"image {case.image_id}, {name}"), html.tag("div", name, class_="about"))
+        for image, name in shown
     ]
     return html.tag(
         "figure", html.tag("figcaption", html.text(words)), html.tag("div", *pictures, class_="pair"), class_=look

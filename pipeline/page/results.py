@@ -25,6 +25,8 @@ MEANING = {
 KINDS = {"missed": "missed boxes", "wrong_class": "wrong classes", "false": "false boxes", "loose_mask": "loose masks"}
 BESIDE = {"own_bbox": "own boxes", "boundary": "boundary"}
 """Figures that some runs have beside those of masks and of the detector's boxes."""
+SEGMENTS = {"panoptic": ("PQ", "SQ", "RQ", "PQ_th", "PQ_st"), "semantic": ("mIoU", "fwIoU", "pACC")}
+"""Figures of heads for segments, in percent."""
 CURVES = {"mean": "mean over IoU 0.50–0.95", "0.50": "IoU 0.50", "0.75": "IoU 0.75"}
 EXTREMES = 10
 """Classes in the charts of the best and of the worst."""
@@ -52,6 +54,12 @@ def ap_section(records: Sequence[Record]) -> str:
             [f"{words} {figure}", *(number(_figures(record, kind).get(figure)) for record in judged)]
             for kind, words in BESIDE.items()
             for figure in PER_CLASS
+            if any(_figures(record, kind) for record in judged)
+        ),
+        *(
+            [f"{kind} {figure}", *(number(_figures(record, kind).get(figure)) for record in judged)]
+            for kind, figures in SEGMENTS.items()
+            for figure in figures
             if any(_figures(record, kind) for record in judged)
         ),
         ["IoU in the box", *(number((record.metrics or {}).get("mask_iou"), 3) for record in judged)],
