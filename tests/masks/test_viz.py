@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from pipeline.masks.viz import FILL, colour, draw_masks, outline, sheet
+from pipeline.masks.viz import FILL, class_colour, colour, draw_masks, outline, sheet
 
 
 def block(height: int = 60, width: int = 80) -> np.ndarray:
@@ -20,6 +20,12 @@ def test_outline_is_the_rim_of_the_mask() -> None:
 
 def test_colours_of_many_objects_differ() -> None:
     assert len({colour(number) for number in range(50)}) == 50
+
+
+def test_colours_of_classes_with_near_ids_differ_visibly() -> None:
+    colours = np.array([class_colour(category_id) for category_id in range(1, 201)])
+    for step in range(1, 30):
+        assert np.abs(colours[step:] - colours[:-step]).max(1).min() > 16
 
 
 def test_a_mask_is_filled_outlined_and_captioned_and_the_image_kept() -> None:
