@@ -181,6 +181,9 @@ def evaluate(
     best: Annotated[
         bool, typer.Option("--best", help="The best weights of a training with evaluate_every=N, not the last.")
     ] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average the masks with those of the mirror images, the cache's view hflip.")
+    ] = False,
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="AP after each layer of the decoder too, of heads that have one.")
     ] = False,
@@ -207,10 +210,12 @@ def evaluate(
     from . import cases, layer_ap
     from . import evaluate as stage
 
-    if per_layer and (reference or force or best):
+    if flip and reference:
+        raise UsageError("--flip goes with a head, not with --reference")
+    if per_layer and (reference or force or best or flip):
         raise UsageError("--per-layer goes with --cache, --run, --holdout and --device alone")
     metrics = stage.main(
-        cache=cache, run=run, device=device, reference=reference, holdout=holdout, force=force, best=best
+        cache=cache, run=run, device=device, reference=reference, holdout=holdout, force=force, best=best, flip=flip
     )
     layers = layer_ap.main(cache=cache, run=run, holdout=holdout, device=device) if per_layer else []
     if sheet is not None:

@@ -41,6 +41,9 @@ SEGMENT_QUALITY = "segment_quality.json"
 OWN_BOXES = "own_boxes.json"
 """Boxes of a head that tells its own, as COCO results in the order of results.json."""
 
+MIRRORED = "hflip"
+"""The view that holds the mirror images."""
+
 Predict = Callable[[Batch], Masks]
 """A batch of one image -> its masks."""
 
@@ -58,14 +61,22 @@ class Contender:
     """What `predict` runs, to give its memory back."""
 
     @classmethod
-    def of_head(cls, folder: Path, head: MaskHead) -> "Contender":
-        """A trained head."""
-        return cls(folder, predictor(head), head)
+    def of_head(cls, folder: Path, head: MaskHead, mirror: Cached | None = None) -> "Contender":
+        """A trained head. mirror: see `predictor`."""
+        return cls(folder, predictor(head, mirror), head)
 
 
-def predictor(head: MaskHead) -> Predict:
-    """The masks of a head, `finite`."""
-    return lambda batch: finite(head.predict(batch.features, batch.counts)[0], batch)
+def predictor(head: MaskHead, mirror: Cached | None = None) -> Predict:
+    """The masks of a head, `finite`. mirror: where the mirror images are, for `MaskHead.predict_mirrored`."""
+
+    def predict(batch: Batch) -> Masks:
+        if mirror is None:
+            return finite(head.predict(batch.features, batch.counts)[0], batch)
+        index = mirror.cache.index_of(batch.infos[0].id)
+        other = mirror.batch([(index, MIRRORED)]).features
+        return finite(head.predict_mirrored(batch.features, other, batch.counts)[0], batch)
+
+    return predict
 
 
 def finite(masks: Masks, batch: Batch) -> Masks:

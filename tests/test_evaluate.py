@@ -15,7 +15,7 @@ from featcache import Cache, CacheWriter
 from pipeline import evaluate, evaluation, extract, train
 from pipeline.data.coco import load_coco, read_image
 from pipeline.data.sources import Batch, Cached
-from pipeline.data.transforms import original_to_view, view_to_original, xywh_to_xyxy
+from pipeline.data.transforms import flip_boxes, original_to_view, view_to_original, xywh_to_xyxy
 from pipeline.detectors.registry import build_detector
 from pipeline.errors import PipelineError
 from pipeline.heads.base import Masks
@@ -24,6 +24,8 @@ from pipeline.masks.coco_eval import FIGURES, coco_figures, coco_ground_truth
 from pipeline.masks.image_results import finished, image_results
 from pipeline.masks.references import box_logits
 from pipeline.masks.results import box_results
+from pipeline.masks.scores import mask_quality
+from pipeline.training.checkpoint import load_head
 
 DEIMV2 = {"femto": 34.1, "atto": 25.2}
 """Box AP on the real subset, from the README beside the weights."""
@@ -256,6 +258,44 @@ def test_a_trained_run_is_evaluated(tiny: Tiny, tmp_path: Path) -> None:
     metrics = evaluate.main(cache=cache, run=run)
     assert metrics["bbox"] == evaluate.main(cache=cache, run=tmp_path / "box", reference="box")["bbox"]
     assert metrics["segm"]["AP"] is not None
+
+
+HEAD = {"hidden": "8", "roi": "8", "image_layers": "1", "box_layers": "1", "heads": "2", "mask_scoring": "false"}
+
+
+def test_flip_averages_with_the_mirror_images(tiny: Tiny, tmp_path: Path) -> None:
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "c", views=("orig", "hflip"))
+    settings = {**HEAD, "steps": "2", "batch_size": "2"}
+    run = train.main(cache=cache, head="mask-frozen-detr", run=tmp_path / "run", settings=settings)
+    plain = evaluate.main(cache=cache, run=run)
+    results = (run / "results.json").read_bytes()
+    flipped = evaluate.main(cache=cache, run=run, flip=True)
+    assert flipped["bbox"] == plain["bbox"]
+    assert (run / "results.json").read_bytes() != results
+    head, _ = load_head(run)
+    source = Cached(cache)
+    batch, mirror = (source.batch([(3, view)]) for view in ("orig", "hflip"))
+    with torch.no_grad():
+        queries = [batch.features.queries[0]]
+        one = head(batch.features, [batch.features.boxes[0]], queries).mask_logits
+        other = head(mirror.features, [flip_boxes(batch.features.boxes[0])], queries).mask_logits.flip(-1)
+    masks = evaluation.predictor(head, source)(batch)
+    torch.testing.assert_close(masks.mask_logits, (one + other) / 2)
+    torch.testing.assert_close(masks.boxes, batch.features.boxes[0])
+    torch.testing.assert_close(masks.scores, batch.features.scores[0] * mask_quality((one + other) / 2))
+
+
+def test_flip_wants_the_mirror_images_and_masks_of_given_boxes(tiny: Tiny, tmp_path: Path) -> None:
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "c")
+    run = train.main(cache=cache, head="baseline", run=tmp_path / "run")
+    with pytest.raises(PipelineError, match="no mirror images, the view 'hflip'") as refused:
+        evaluate.main(cache=cache, run=run, flip=True)
+    assert "--views orig,hflip" in refused.value.hint
+    both = tmp_path / "both"
+    extract.main(**tiny.arguments, cache=both, views=("orig", "hflip"))
+    whole = train.main(cache=both, head="baseline", run=tmp_path / "whole")
+    with pytest.raises(PipelineError, match="a Baseline predicts in a way of its own"):
+        evaluate.main(cache=both, run=whole, flip=True)
 
 
 def test_a_head_of_other_features_is_refused(tiny: Tiny, tmp_path: Path) -> None:

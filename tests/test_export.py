@@ -48,12 +48,18 @@ FAMILIES: dict[str, tuple[str, dict[str, str], list[str], list[str]]] = {
         ["c1", "e32", "e16", "boxes", "queries", "labels", "scores"],
         ["class_logits", "mask_logits"],
     ),
-    "mask-dino": ("mask-dino", DINO, ["c1", "e32", "e16"], ["class_logits", "boxes", "mask_logits"]),
+    "mask-dino, detections": (
+        "mask-dino",
+        {**DINO, "start": "detector", "denoising": "0", "mask_cells": "2"},
+        ["c1", "e32", "e16", "boxes", "queries", "labels", "scores"],
+        ["class_logits", "own_boxes", "mask_logits"],
+    ),
+    "mask-dino": ("mask-dino", DINO, ["c1", "e32", "e16"], ["class_logits", "own_boxes", "mask_logits"]),
     "di-maskdino, more queries than a small image has tokens": (
         "di-maskdino",
         {**DINO, "queries": "12", "first_selected": "16", "guiding_tokens": "4", "residual": "true"},
         ["c1", "e32", "e16"],
-        ["class_logits", "boxes", "mask_logits"],
+        ["class_logits", "own_boxes", "mask_logits"],
     ),
 }
 """Head, settings, inputs, outputs."""

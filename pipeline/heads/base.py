@@ -14,7 +14,7 @@ from featcache import CacheSpec
 from ..data.coco import Category
 from ..data.panoptic import SegmentClass, segment_classes
 from ..data.sources import Batch
-from ..data.transforms import cxcywh_to_xyxy
+from ..data.transforms import cxcywh_to_xyxy, flip_boxes
 from ..detectors.base import Features
 from ..errors import PipelineError
 from ..masks.query_masks import QueryMasks
@@ -164,30 +164,57 @@ class MaskHead(nn.Module, ABC):
 
         counts: how many rows of each image are real detections; all of them when None.
         """
-        number = features.boxes.shape[1]
-        counts = counts or [number] * len(features.boxes)
-        boxes = [rows[:n] for rows, n in zip(features.boxes, counts, strict=True)]
-        queries = [rows[:n] for rows, n in zip(features.queries, counts, strict=True)]
+        counts = counts or [features.boxes.shape[1]] * len(features.boxes)
+        return _masks(self._look(features, features, counts), features, counts)
+
+    @torch.inference_mode()
+    def predict_mirrored(self, features: Features, mirrored: Features, counts: list[int] | None = None) -> list[Masks]:
+        """As `predict`, but from the mean of the logits that images and their mirror images give the same detections.
+
+        mirrored: features of the mirror images, of which the maps count and nothing else. Raises PipelineError for a
+        family with a `predict` of its own: what it finds in an image and its mirror image need not be the same objects.
+        """
+        if type(self).predict is not MaskHead.predict:
+            raise PipelineError(
+                f"a {type(self).__name__} predicts in a way of its own, not box by box: it has no masks to average "
+                "with those of the mirror image"
+            )
+        counts = counts or [features.boxes.shape[1]] * len(features.boxes)
+        one, other = (self._look(features, maps, counts) for maps in (features, mirrored))
+        iou = None if one.iou is None or other.iou is None else (one.iou + other.iou) / 2
+        mean = HeadOutput((one.mask_logits + other.mask_logits.flip(-1)) / 2, iou)
+        return _masks(mean, features, counts)
+
+    def _look(self, features: Features, maps: Features, counts: list[int]) -> HeadOutput:
+        """At the first `counts` detections of `features` on `maps`: the same features, or those of mirror images."""
+        rows = features.boxes if maps is features else flip_boxes(features.boxes)
+        boxes = [own[:n] for own, n in zip(rows, counts, strict=True)]
+        queries = [own[:n] for own, n in zip(features.queries, counts, strict=True)]
         with torch.autocast(features.boxes.device.type, torch.bfloat16, enabled=self.amp):
-            output = self(features, boxes, queries)
-        logits = output.mask_logits.float().split(counts)
-        iou = output.iou.float().split(counts) if output.iou is not None else [None] * len(counts)
-        found: list[Masks] = []
-        for image, n in enumerate(counts):
-            labels = features.labels[image, :n]
-            predicted = iou[image]
-            if predicted is None:
-                quality = mask_quality(logits[image])
-            else:
-                quality = predicted.gather(1, labels[:, None])[:, 0].clamp(0, 1)
-            scores = features.scores[image, :n] * quality
-            found.append(Masks(mask_logits=logits[image], boxes=boxes[image], scores=scores, labels=labels))
-        return found
+            output = self(maps, boxes, queries)
+        return HeadOutput(output.mask_logits.float(), None if output.iou is None else output.iou.float())
 
     def predict_layers(self, features: Features, counts: list[int] | None = None) -> list[list[Masks]]:
         """As `predict` says it after each layer of the decoder, before the first too: [layer][image], the last is the
         result. Of a family that says it once: just that."""
         return [self.predict(features, counts)]
+
+
+def _masks(output: HeadOutput, features: Features, counts: list[int]) -> list[Masks]:
+    """Of each image, with final scores."""
+    logits = output.mask_logits.split(counts)
+    iou = output.iou.split(counts) if output.iou is not None else [None] * len(counts)
+    found: list[Masks] = []
+    for image, n in enumerate(counts):
+        labels = features.labels[image, :n]
+        predicted = iou[image]
+        if predicted is None:
+            quality = mask_quality(logits[image])
+        else:
+            quality = predicted.gather(1, labels[:, None])[:, 0].clamp(0, 1)
+        scores = features.scores[image, :n] * quality
+        found.append(Masks(mask_logits=logits[image], boxes=features.boxes[image, :n], scores=scores, labels=labels))
+    return found
 
 
 def pool_without_padding(

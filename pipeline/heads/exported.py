@@ -5,7 +5,7 @@ Every one takes the maps it reads, "1 c h w", by their names, in order, and then
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,16 @@ from ..detectors.positions import sine_embedding
 from ..errors import PipelineError
 from .base import MaskHead, boxes_in_pixels
 from .baseline import Baseline
+from .box_depth import depth
 from .mask2former import Mask2Former
-from .mask2former.start import TEMPERATURE, DetectorStart, Start, depth
+from .mask2former.start import TEMPERATURE, DetectorStart, Start
 from .mask_dino import MaskDino
 from .mask_frozen_detr import MaskFrozenDetr
 
 PIXELS = "xyxy in pixels of the network input"
 VIEW = "cxcywh in 0-1 of the view"
+DETECTIONS = ("boxes", "queries", "labels", "scores")
+"""What the heads take that start from detections."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ class ExportedMask2Former(ExportedHead):
     """Masks and classes of the head's own queries: family mask2former.
 
     From learned queries nothing but the maps; from detections boxes "n 4", queries "n d", labels "n", scores "n" too.
-    class_logits "q classes+1" before softmax, "no object" last, and mask_logits "q h w" on C1's grid, before sigmoid.
+    class_logits "q classes+1" before softmax, "no object" last, and mask_logits "q h w" before sigmoid, on the grid of
+    the mask features.
     """
 
     outputs = ("class_logits", "mask_logits")
@@ -129,14 +133,13 @@ class ExportedMask2Former(ExportedHead):
         looked_at = {head.finest, *head.encoder[: head.config.layers]}  # fewer layers than maps leave some out
         self.maps = ("c1", *(name for name in head.encoder if name in looked_at))
         self.per_detection = head.detected is not None
-        self.rows = ("boxes", "queries", "labels", "scores") if self.per_detection else ()
+        self.rows = DETECTIONS if self.per_detection else ()
         self.boxes = VIEW if self.per_detection else ""
 
     def inputs_of(self, sample: Sample) -> tuple[Tensor, ...]:
         """See `ExportedHead`."""
         maps = (sample.features.maps[name].contiguous() for name in self.maps)
-        given = (sample.boxes.float(), sample.queries, sample.labels, sample.scores.float())
-        return (*maps, *(given if self.per_detection else ()))
+        return (*maps, *(_detections(sample) if self.per_detection else ()))
 
     def expected(self, sample: Sample) -> list[Tensor]:
         """See `ExportedHead`."""
@@ -146,12 +149,12 @@ class ExportedMask2Former(ExportedHead):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """`inputs` -> `outputs`."""
         head, named = self.head, dict(zip(self.inputs, inputs, strict=True))
+        pixels = head.pixels(named["c1"], named[head.finest])
         if head.detected is not None:
-            start = _of_one_image(head.detected, [named[name] for name in self.rows], named["c1"])
+            start = _of_one_image(head.detected, [named[name] for name in self.rows], pixels)
         else:
             assert head.learned is not None
             start = head.learned(1)
-        pixels = head.pixels(named["c1"], named[head.finest])
         levels = zip(head.encoder, head.decoder.projections, strict=True)
         maps = [named[name] if name in named else _one_cell(project, pixels) for name, project in levels]
         said = head.decoder(maps, pixels, start)[-1]
@@ -159,38 +162,44 @@ class ExportedMask2Former(ExportedHead):
 
 
 class ExportedMaskDino(ExportedHead):
-    """Classes, boxes and masks of the queries that the head itself selects: families mask-dino and di-maskdino.
+    """Classes, boxes and masks of the head's own queries: families mask-dino and di-maskdino.
 
-    From the maps alone: class_logits "q classes" before sigmoid, boxes "q 4" and mask_logits "q h w" on C1's grid,
-    before sigmoid. An image with fewer tokens than the head has queries has as many queries as tokens.
+    From selected tokens nothing but the maps; from detections boxes "n 4", queries "n d", labels "n", scores "n" too.
+    class_logits "q classes" before sigmoid, own_boxes "q 4" and mask_logits "q h w" before sigmoid, on the grid of the
+    mask features. An image with fewer tokens than the head selects has as many queries as tokens.
     """
 
-    outputs = ("class_logits", "boxes", "mask_logits")
-    rows = ()
-    per_detection = False
+    outputs = ("class_logits", "own_boxes", "mask_logits")
     boxes = VIEW
-    by_rank = True
 
     def __init__(self, head: MaskDino) -> None:
         super().__init__()
         self.head = head
         self.maps = ("c1", *head.encoder)
+        self.per_detection = head.detected is not None
+        self.by_rank = not self.per_detection
+        self.rows = DETECTIONS if self.per_detection else ()
 
     def inputs_of(self, sample: Sample) -> tuple[Tensor, ...]:
         """See `ExportedHead`."""
-        return tuple(sample.features.maps[name].contiguous() for name in self.maps)
+        maps = (sample.features.maps[name].contiguous() for name in self.maps)
+        return (*maps, *(_detections(sample) if self.per_detection else ()))
 
     def expected(self, sample: Sample) -> list[Tensor]:
         """See `ExportedHead`."""
-        said = self.head(sample.features, [sample.boxes], [sample.queries])[0]
+        boxes, queries, labels, scores = (rows[None] for rows in _detections(sample))
+        own = replace(sample.features, boxes=boxes, queries=queries, labels=labels, scores=scores)
+        said = self.head(own, [], [])[0]
         assert said.mask_logits is not None
         return [said.class_logits, said.boxes, said.mask_logits]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """`inputs` -> `outputs`."""
         named = dict(zip(self.inputs, inputs, strict=True))
+        maps = {name: named[name] for name in self.maps}
         none = named["c1"].new_zeros(1, 0, 4)
-        features = Features(named, self.head.encoder, self.head.strides, none, none, none, none, none)
+        boxes, queries, labels, scores = (named[name][None] if name in named else none for name in DETECTIONS)
+        features = Features(maps, self.head.encoder, self.head.strides, queries, boxes, scores, labels, none)
         said = self.head.look(features).layers[-1]
         assert said.mask_logits is not None
         return said.class_logits[0], said.boxes[0], said.mask_logits[0]
@@ -213,17 +222,22 @@ def exported_head(head: MaskHead, family: str, encoder: tuple[str, ...]) -> Expo
     )
 
 
+def _detections(sample: Sample) -> tuple[Tensor, ...]:
+    """`DETECTIONS` of an image."""
+    return sample.boxes.float(), sample.queries, sample.labels, sample.scores.float()
+
+
 def _one_cell(project: nn.Module, like: Tensor) -> Tensor:
     """In place of a map that no layer looks at; what is made of it is left out of the graph. "1 c 1 1" """
     channels = project.in_channels if isinstance(project, nn.Conv2d) else like.shape[1]
     return like.new_zeros(1, channels, 1, 1)
 
 
-def _of_one_image(start: DetectorStart, rows: Sequence[Tensor], c1: Tensor) -> Start:
+def _of_one_image(start: DetectorStart, rows: Sequence[Tensor], pixels: Tensor) -> Start:
     """`DetectorStart.forward` where nothing fills up the batch."""
     boxes, queries, labels, scores = rows
     class_logits = start.class_scale * start.said(labels, scores)
-    mask_logits = start.mask_scale * depth(boxes[None], (c1.shape[2], c1.shape[3]))
+    mask_logits = start.mask_scale * depth(boxes[None], (pixels.shape[2], pixels.shape[3]))
     content = start.norm(start.content(queries) + start.labels(labels))
     positions = start.positions(sine_embedding(boxes * (2 * torch.pi), start.channels, TEMPERATURE))
     return Start(content[None], positions[None], class_logits=class_logits[None], mask_logits=mask_logits)

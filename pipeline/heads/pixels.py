@@ -12,8 +12,8 @@ class PixelFeatures(nn.Module):
     The last step of the pixel decoders of Mask2Former and Mask DINO; the steps before it are the detector's encoder.
     """
 
-    def __init__(self, c1: int, finest: int, width: int) -> None:
-        """c1, finest: channels of the two maps."""
+    def __init__(self, c1: int, finest: int, width: int, cells: int = 1) -> None:
+        """c1, finest: channels of the two maps. cells: of the mask features along each side of a cell of C1."""
         super().__init__()
         groups = math.gcd(32, width)
         self.lateral = nn.Sequential(nn.Conv2d(c1, width, 1, bias=False), nn.GroupNorm(groups, width))
@@ -21,12 +21,14 @@ class PixelFeatures(nn.Module):
         self.smooth = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(groups, width), nn.ReLU()
         )
-        self.output = nn.Conv2d(width, width, 1)
+        self.cells = cells
+        self.output = nn.Conv2d(width, width * cells**2, 1)
         for layer in (self.lateral[0], self.smooth[0], self.output):
             nn.init.kaiming_uniform_(layer.weight, a=1)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(self.output.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, c1: Tensor, finest: Tensor) -> Tensor:
-        """ "b c h w" each, without padding -> "b width h w" on C1's grid."""
+        """ "b c h w" each, without padding -> "b width h w" on C1's grid, times `cells` along each side."""
         enlarged = F.interpolate(self.finest(finest), size=c1.shape[2:], mode="bilinear", align_corners=False)
-        return self.output(self.smooth(self.lateral(c1) + enlarged))
+        pixels = self.output(self.smooth(self.lateral(c1) + enlarged))
+        return F.pixel_shuffle(pixels, self.cells) if self.cells > 1 else pixels

@@ -12,10 +12,11 @@ from pipeline.data.transforms import xywh_to_xyxy
 from pipeline.describe import describe, detector_inputs
 from pipeline.errors import PipelineError
 from pipeline.heads.base import Widths
+from pipeline.heads.box_depth import depth
 from pipeline.heads.instances import instances, mask_boxes
 from pipeline.heads.mask2former import Mask2Former, Mask2FormerConfig
 from pipeline.heads.mask2former.decoder import MaskedAttentionDecoder
-from pipeline.heads.mask2former.start import LearnedStart, depth
+from pipeline.heads.mask2former.start import LearnedStart
 from pipeline.masks import rle
 from pipeline.masks.paste import paste
 from pipeline.training.recipe import load_recipe, override
@@ -25,6 +26,7 @@ DEIMV2 = widths_of({8: 96, 16: 96}, c1=64, query_dim=96)
 VARIANTS: dict[str, tuple[Widths, dict[str, object]]] = {
     "learned": (SMALL, TINY),
     "detector": (SMALL, {**TINY, "start": "detector"}),
+    "finer masks": (SMALL, {**TINY, "start": "detector", "mask_cells": 2}),
     "one level": (EQUAL, {**TINY, "levels": 1}),
     "five-scale": (FINE, {**TINY, "start": "detector", "layers": 2}),
 }

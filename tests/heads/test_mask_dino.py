@@ -44,6 +44,15 @@ VARIANTS: dict[str, tuple[Widths, dict[str, object]]] = {
     "five-scale": (FINE, DI),
 }
 each_variant = pytest.mark.parametrize(("widths", "settings"), VARIANTS.values(), ids=VARIANTS)
+DETECTED: dict[str, object] = {"start": "detector", "denoising": 0}
+STARTED: dict[str, tuple[Widths, dict[str, object]]] = {
+    "mask-dino, detected": (SMALL, {**TINY, **DETECTED}),
+    "di-maskdino, detected": (SMALL, {**DI, **DETECTED, "residual": True}),
+    "detected, finer masks": (EQUAL, {**DI, **DETECTED, "mask_cells": 2}),
+}
+every_variant = pytest.mark.parametrize(
+    ("widths", "settings"), [*VARIANTS.values(), *STARTED.values()], ids=[*VARIANTS, *STARTED]
+)
 
 
 def build(widths: Widths, **settings: object) -> MaskDino:
@@ -118,7 +127,7 @@ def test_names_and_shapes_are_those_of_the_official_predictor(shared: Path) -> N
     assert found == set(expected)
 
 
-@each_variant
+@every_variant
 def test_a_batch_equals_its_images_alone(widths: Widths, settings: dict[str, object]) -> None:
     head = build(widths, **settings)
     features = random_features(widths, [(96, 128), (130, 70), (96, 128)])
@@ -130,11 +139,13 @@ def test_a_batch_equals_its_images_alone(widths: Widths, settings: dict[str, obj
         assert torch.equal(mine.labels, alone.labels)
 
 
-@each_variant
+@every_variant
 def test_every_parameter_learns(widths: Widths, settings: dict[str, object]) -> None:
     head = build(widths, **settings).train()
-    denoising = denoising_of(2, head.config.hidden)
-    denoising = Denoising(denoising.content + head.label_embed.weight[0], denoising.references, 2, denoising.pairs)
+    denoising = None
+    if head.config.denoising:
+        plain = denoising_of(2, head.config.hidden)
+        denoising = Denoising(plain.content + head.label_embed.weight[0], plain.references, 2, plain.pairs)
     said = head.look(random_features(widths, [(96, 128)] * 2), denoising, every_mask=True)
     parts: list[Tensor] = []
     for one in (*said.layers, said.selected, *said.interaction, *said.denoised):
@@ -169,6 +180,42 @@ def same(found: LayerPrediction, expected: LayerPrediction) -> None:
     torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-5, rtol=1e-4)
     if found.mask_logits is not None and expected.mask_logits is not None:
         torch.testing.assert_close(found.mask_logits, expected.mask_logits, atol=1e-3, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("settings", "cells"), [(TINY, 1), (DI, 2)])
+def test_a_detector_start_says_at_first_what_the_detector_said(settings: dict[str, object], cells: int) -> None:
+    torch.manual_seed(0)
+    config = from_table(MaskDinoConfig, {**settings, **DETECTED, "mask_cells": cells}, "test")
+    head = MaskDino(config, SMALL).eval()
+    for layer in (head.readout.class_embed, head.readout.mask_embed.layers[-1]):
+        nn.init.zeros_(layer.weight)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+    features = random_features(SMALL, [(96, 128)])
+    features.scores.fill_(0.7)
+    said = head.look(features, every_mask=True)
+    assert said.denoised == ()
+    for one in (said.selected, said.layers[-1]):
+        torch.testing.assert_close(one.boxes, features.boxes, atol=1e-4, rtol=0)  # no layer moves a box yet
+        scores = one.class_logits.sigmoid()
+        assert torch.equal(scores.argmax(-1), features.labels)
+        torch.testing.assert_close(scores.amax(-1), features.scores)
+        assert (scores < 0.02).sum() == 5 * 6
+        assert one.mask_logits is not None
+        assert one.mask_logits.shape == (1, 5, 24 * cells, 32 * cells)
+        filled = one.mask_logits[0] > 0
+        for mask, box in zip(filled, cxcywh_to_xyxy(features.boxes[0]), strict=True):
+            x0, y0, x1, y1 = (box * torch.tensor([32, 24, 32, 24]) * cells).tolist()
+            y, x = torch.meshgrid(torch.arange(24 * cells) + 0.5, torch.arange(32 * cells) + 0.5, indexing="ij")
+            assert torch.equal(mask, (x > x0) & (x < x1) & (y > y0) & (y < y1))
+
+
+@torch.no_grad()
+def test_finer_masks_span_the_same_view() -> None:
+    features = random_features(SMALL, [(90, 126)])  # no whole cells: the grid is longer than the view
+    plain, fine = (build(SMALL, **TINY, mask_cells=cells).predict(features)[0] for cells in (1, 4))
+    assert fine.mask_logits.shape[1:] == (23 * 4, 32 * 4)
+    torch.testing.assert_close(fine.grid_boxes[0], plain.grid_boxes[0])
 
 
 def test_guidance_is_seen_from_the_second_layer_on() -> None:
@@ -263,6 +310,8 @@ def test_what_it_costs() -> None:
         ({"guiding_tokens": 301}, "guiding_tokens = 301"),
         ({"guiding_tokens": 50, "layers": 1}, "layers of 2 or more"),
         ({"noise": 1.5}, "noise is 1.5"),
+        ({"start": "detector"}, "denoising=0"),
+        ({"mask_cells": 3}, "mask_cells"),
     ],
 )
 def test_contradictions_are_named(settings: dict[str, object], error: str) -> None:

@@ -34,6 +34,9 @@ class Mask2FormerConfig:
     """Attention heads of every attention."""
     feed_forward: int = 2048
     """Width inside the feed-forward part of each layer."""
+    mask_cells: Literal[1, 2, 4] = 1
+    """Cells of a mask along each side of a cell of C1, whose stride is 4. More than one is for small pictures, on whose
+    objects so coarse a mask cannot be right; ours, not the paper's."""
     detections: int = 100
     """Most masks of an image: the best pairs of query and class."""
 

@@ -22,7 +22,7 @@ class Prediction:
     class_logits: Tensor
     """Before softmax, "no object" last. "b q classes+1", of one image "q classes+1" """
     mask_logits: Tensor
-    """On C1's grid, before sigmoid. "b q h w", of one image "q h w" """
+    """On the grid of the mask features, before sigmoid. "b q h w", of one image "q h w" """
 
 
 class DecoderLayer(nn.Module):
@@ -85,7 +85,7 @@ class MaskedAttentionDecoder(nn.Module):
     def forward(self, maps: Sequence[Tensor], pixels: Tensor, start: Start) -> list[Prediction]:
         """Predictions before the first layer and after each; the last is the result.
 
-        maps: "b c h w" without padding, coarse to fine. pixels: mask features on C1's grid, "b c h w".
+        maps: "b c h w" without padding, coarse to fine. pixels: mask features, "b c h w".
         """
         levels = self.levels(maps)
         queries = start.content

@@ -44,7 +44,8 @@ class Mask2Former(MaskHead):
         self.finest = encoder[0]
         self.encoder = tuple(reversed(encoder[: config.levels or None]))
         width = config.hidden
-        self.pixels = PixelFeatures(widths.channels["c1"], widths.channels[self.finest], width)
+        self.pixels = PixelFeatures(widths.channels["c1"], widths.channels[self.finest], width, config.mask_cells)
+        self.mask_stride = widths.strides["c1"] // config.mask_cells
         self.learned: LearnedStart | None = None
         self.detected: DetectorStart | None = None
         if config.start == "learned":
@@ -68,9 +69,9 @@ class Mask2Former(MaskHead):
         """
         found: dict[int, list[Prediction]] = {}
         for rows, group in images_of_one_size(features):
-            start = self._start(group, [boxes[row] for row in rows], [queries[row] for row in rows])
-            maps = [group.maps[name] for name in self.encoder]
-            layers = self.decoder(maps, self.pixels(group.c1, group.maps[self.finest]), start)
+            maps, pixels = [group.maps[name] for name in self.encoder], self.pixels(group.c1, group.maps[self.finest])
+            start = self._start(group, [boxes[row] for row in rows], [queries[row] for row in rows], pixels)
+            layers = self.decoder(maps, pixels, start)
             for place, row in enumerate(rows):
                 n = self.config.queries if self.learned is not None else len(boxes[row])
                 found[row] = [Prediction(one.class_logits[place, :n], one.mask_logits[place, :n]) for one in layers]
@@ -137,7 +138,7 @@ class Mask2Former(MaskHead):
         """Of each image."""
         found: list[Masks] = []
         for prediction, (h, w) in zip(predictions, features.input_hw.tolist(), strict=True):
-            stride = self.strides["c1"]
+            stride = self.mask_stride
             probs = prediction.class_logits.float().softmax(-1)  # "no object" last
             view = (h / stride, w / stride)
             if self.config.task == "instance":
@@ -159,14 +160,13 @@ class Mask2Former(MaskHead):
             found.append(replace(masks, labels=labels[masks.labels], queries=queries))
         return found
 
-    def _start(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> Start:
+    def _start(self, features: Features, boxes: list[Tensor], queries: list[Tensor], pixels: Tensor) -> Start:
         if self.detected is None:
             assert self.learned is not None
             return self.learned(len(features.boxes))
         labels = [rows[: len(own)] for rows, own in zip(features.labels, boxes, strict=True)]
         scores = [rows[: len(own)] for rows, own in zip(features.scores, boxes, strict=True)]
-        h, w = features.c1.shape[2:]
-        return self.detected(queries, boxes, labels, scores, (h, w))
+        return self.detected(queries, boxes, labels, scores, (pixels.shape[2], pixels.shape[3]))
 
 
 def _detections(features: Features, counts: Sequence[int] | None) -> tuple[list[Tensor], list[Tensor]]:

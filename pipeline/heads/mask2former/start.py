@@ -9,16 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ...data.transforms import cxcywh_to_xyxy
 from ...detectors.deformable import MLP
 from ...detectors.positions import inverse_sigmoid, sine_embedding
+from ..box_depth import depth
 
 TEMPERATURE = 10_000.0
 """Of the sine embeddings."""
 EPS = 1e-4
 """Scores are taken to be at least so far from 0 and 1."""
-FAR = 4.0
-"""How many halves of a box's shorter side outside of it `depth` ends: far from its object hardly a pixel strays in."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Start:
     class_logits: Tensor | None = None
     """Added to what each query says of its class, "no object" last. "b q classes+1"; None for nothing."""
     mask_logits: Tensor | None = None
-    """Added to what each query says of its mask, on C1's grid. "b q h w"; None for nothing."""
+    """Added to what each query says of its mask, on the grid of the mask features. "b q h w"; None for nothing."""
 
 
 class LearnedStart(nn.Module):
@@ -76,7 +74,7 @@ class DetectorStart(nn.Module):
         scores: Sequence[Tensor],
         hw: tuple[int, int],
     ) -> Start:
-        """Per image "n d", cxcywh in 0-1 of the view "n 4", "n" and, after sigmoid, "n". hw: of C1's grid."""
+        """Per image "n d", cxcywh in 0-1 of the view "n 4", "n" and, after sigmoid, "n". hw: of the mask features."""
         counts = torch.tensor([len(rows) for rows in boxes], device=boxes[0].device)
         contents = _padded([self.content(rows) + self.labels(own) for rows, own in zip(queries, labels, strict=True)])
         radians = _padded(boxes).float() * (2 * math.pi)
@@ -96,19 +94,6 @@ class DetectorStart(nn.Module):
         """For the label of each detection the logit of its score, 0 for all else. "n classes+1" """
         own = labels[:, None] == torch.arange(self.classes + 1, device=labels.device)
         return torch.where(own, inverse_sigmoid(scores, EPS)[:, None], 0.0)
-
-
-def depth(boxes: Tensor, hw: tuple[int, int]) -> Tensor:
-    """How deep in each box each cell of a grid is: 1 in the middle of its shorter side, 0 at its edge, less outside.
-
-    boxes: cxcywh in 0-1 of what the grid spans. "b q 4" -> "b q h w"
-    """
-    x0, y0, x1, y1 = cxcywh_to_xyxy(boxes)[..., None].unbind(-2)
-    y, x = ((torch.arange(side, device=boxes.device) + 0.5) / side for side in hw)
-    # sides in cells: the view need not be square, and a box of less than a cell is taken for one
-    in_y, in_x = torch.minimum(y - y0, y1 - y) * hw[0], torch.minimum(x - x0, x1 - x) * hw[1]
-    half = torch.minimum((y1 - y0) * hw[0], (x1 - x0) * hw[1]).clamp(min=1) / 2
-    return (torch.minimum(in_y[..., :, None], in_x[..., None, :]) / half[..., None]).clamp(min=-FAR, max=1)
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """Every choice of the Mask DINO head, with its default; the defaults are those of its instance model (R50)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,10 @@ class MaskDinoConfig:
     cache: `extra_encoder_layers` of the detector."""
     levels: int = 0
     """How many encoder maps it reads, counted from the finest; 0: all there are."""
+    start: Literal["tokens", "detector"] = "tokens"
+    """What the queries are at first. `tokens`: the best tokens of the maps, whose masks tell the first boxes.
+    `detector`: its detections, content from embedding and label, with their boxes; what they say of class and mask is
+    added to the label and the filled box. Ours, and far quicker to learn."""
     queries: int = 300
     """How many tokens of the maps become queries: those with the best class."""
     layers: int = 9
@@ -24,6 +29,9 @@ class MaskDinoConfig:
     """Where each head of the deformable attention looks in each level."""
     feed_forward: int = 2048
     """Width between the two layers of every feed-forward."""
+    mask_cells: Literal[1, 2, 4] = 1
+    """Cells of a mask along each side of a cell of C1, whose stride is 4. More than one is for small pictures, on whose
+    objects so coarse a mask cannot be right; ours, not the paper's."""
     detections: int = 100
     """Most masks of an image: the best pairs of query and class."""
 
@@ -67,7 +75,9 @@ class MaskDinoConfig:
             raise ValueError(f"first_selected = {self.first_selected} leaves fewer than queries = {self.queries}")
         if self.residual and not self.interaction_layers:
             raise ValueError("residual = true goes with interaction_layers of 1 or more")
-        if self.guiding_tokens > self.queries:
+        if self.start == "detector" and self.denoising:
+            raise ValueError("start=detector goes with denoising=0: its queries have an object from the first step on")
+        if self.start == "tokens" and self.guiding_tokens > self.queries:
             raise ValueError(f"guiding_tokens = {self.guiding_tokens} is more than queries = {self.queries}")
         if self.guiding_tokens and self.layers < 2:
             raise ValueError("guiding_tokens go with layers of 2 or more: what they change is read after the first")

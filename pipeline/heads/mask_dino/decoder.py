@@ -56,7 +56,7 @@ class MaskDinoDecoder(nn.Module):
         many of the first queries are, which guide nothing. every_mask: else only the last prediction has masks.
         """
         content, boxes = queries.content, queries.references.sigmoid()
-        said = [readout(content, boxes, pixels if every_mask else None)]
+        said = [queries.said(readout(content, boxes, pixels if every_mask else None))]
         levels = len(tokens.pyramid.shapes)
         for number, layer in enumerate(self.layers):
             # The boxes that a layer starts from get no gradient from it, but those of a second selection do.
@@ -64,7 +64,7 @@ class MaskDinoDecoder(nn.Module):
             with torch.autocast(content.device.type, enabled=False):
                 positions = self.place(box_positions(start, self._width))
             if number == 1 and self.guidance is not None:
-                best = readout.best(content[:, denoising:], self._guiding_tokens)
+                best = readout.best(content[:, denoising:], self._guiding_tokens, queries.class_logits)
                 mask_guides = readout.mask_embed(rows(content[:, denoising:], best))
                 box_guides = rows(positions[:, denoising:], best)
                 memory, pixels = self.guidance(tokens, pixels, mask_guides, box_guides)
@@ -77,5 +77,5 @@ class MaskDinoDecoder(nn.Module):
             told = moved(readout.box_embed, normed, inverse_sigmoid(boxes, EPS))
             boxes = moved(readout.box_embed, content, inverse_sigmoid(start, EPS))
             last = number == len(self.layers) - 1
-            said.append(readout(normed, told, pixels if every_mask or last else None))
+            said.append(queries.said(readout(normed, told, pixels if every_mask or last else None)))
         return said

@@ -24,6 +24,7 @@ from .interaction import TokenInteraction
 from .prediction import LayerPrediction, Predictions
 from .readout import Readout
 from .selection import Queries, Tokens, TokenSelection
+from .start import DetectorStart
 
 TEMPERATURE = 10_000.0
 """Of the sine embeddings of the maps."""
@@ -44,10 +45,16 @@ class MaskDino(MaskHead):
         self.encoder = tuple(reversed(encoder[: config.levels or None]))
         width = config.hidden
         sizes = {"heads": config.heads, "feed_forward": config.feed_forward}
-        self.pixels = PixelFeatures(widths.channels["c1"], widths.channels[self.finest], width)
+        self.pixels = PixelFeatures(widths.channels["c1"], widths.channels[self.finest], width, config.mask_cells)
+        self.mask_stride = widths.strides["c1"] // config.mask_cells
         channels = [widths.channels[name] for name in self.encoder]
         self.projections = nn.ModuleList(nn.Conv2d(c, width, 1) if c != width else nn.Identity() for c in channels)
-        self.selection = TokenSelection(width)
+        self.selection: TokenSelection | None = None
+        self.detected: DetectorStart | None = None
+        if config.start == "tokens":
+            self.selection = TokenSelection(width)
+        else:
+            self.detected = DetectorStart(widths.query_dim, width)
         self.interaction: TokenInteraction | None = None
         if config.interaction_layers:
             layers = config.interaction_layers
@@ -66,7 +73,7 @@ class MaskDino(MaskHead):
     def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> list[LayerPrediction]:
         """The result for each image, no axis for the batch: "q classes", "q 4", "q h w".
 
-        boxes and queries of the detector are of no matter.
+        boxes and queries are of no matter: a `detector` start takes those of `features`.
         """
         return self._layers(features)[-1]
 
@@ -78,8 +85,12 @@ class MaskDino(MaskHead):
         config = self.config
         pixels = self.pixels(features.c1, features.maps[self.finest])
         tokens = self._tokens(features)
-        count = config.first_selected if self.interaction is not None else config.queries
-        queries, selected = self.selection(tokens, pixels, self.readout, count)
+        if self.detected is not None:
+            queries, selected = self.detected(features, pixels, self.readout, self.label_embed)
+        else:
+            assert self.selection is not None
+            count = config.first_selected if self.interaction is not None else config.queries
+            queries, selected = self.selection(tokens, pixels, self.readout, count)
         interaction: tuple[LayerPrediction, ...] = ()
         if self.interaction is not None:
             queries, interaction = self.interaction(queries, tokens, self.readout, config.queries)
@@ -160,7 +171,7 @@ class MaskDino(MaskHead):
         """Of each image."""
         found: list[Masks] = []
         for one, (h, w) in zip(predictions, features.input_hw.tolist(), strict=True):
-            stride = self.strides["c1"]
+            stride = self.mask_stride
             probs, view = one.class_logits.float().sigmoid(), (h / stride, w / stride)
             assert one.mask_logits is not None
             found.append(instances(probs, one.mask_logits, view, self.config.detections, one.boxes))

@@ -1,5 +1,7 @@
 """De-Imbalance (DI-MaskDINO, section 3.2): selected tokens attend to each other, then the best are selected again."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,7 +65,10 @@ class TokenInteraction(nn.Module):
     def forward(
         self, queries: Queries, tokens: Tokens, readout: Readout, count: int
     ) -> tuple[Queries, tuple[LayerPrediction, ...]]:
-        """The `count` best of the queries after the layers, with gradient, and what all say after each layer."""
+        """The `count` best of the queries after the layers, with gradient, and what all say after each layer.
+
+        Queries that come with something to add, as detections do, were chosen by the detector: all of them stay.
+        """
         content, boxes = queries.content, queries.references.sigmoid()
         said: list[LayerPrediction] = []
         for layer in self.layers:
@@ -74,10 +79,12 @@ class TokenInteraction(nn.Module):
             # As in the official code: what the layer says of its box starts from the box that it already moved, and
             # its class goes through two norms.
             normed = self.norm(content)
-            said.append(readout(normed, moved(self.box_embed, normed, inverse_sigmoid(boxes, EPS)), None))
-        chosen = readout.best(self.norm(content), count)
-        content, boxes = rows(content, chosen), rows(boxes, chosen)
+            told = moved(self.box_embed, normed, inverse_sigmoid(boxes, EPS))
+            said.append(queries.said(readout(normed, told, None)))
+        if queries.class_logits is None:
+            chosen = readout.best(self.norm(content), count)
+            content, boxes = rows(content, chosen), rows(boxes, chosen)
         if self.residual is not None:
             with torch.autocast(content.device.type, enabled=False):
                 content = self.residual(content, self.place(box_positions(boxes, self._width)), tokens)
-        return Queries(content, inverse_sigmoid(boxes, EPS)), tuple(said)
+        return replace(queries, content=content, references=inverse_sigmoid(boxes, EPS)), tuple(said)

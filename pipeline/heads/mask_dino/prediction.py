@@ -17,7 +17,7 @@ class LayerPrediction:
     boxes: Tensor
     """cxcywh in 0-1 of the view. "b q 4" """
     mask_logits: Tensor | None
-    """On C1's grid, before sigmoid; None where no mask is told. "b q h w" """
+    """On the grid of the mask features, before sigmoid; None where no mask is told. "b q h w" """
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,13 @@ class Readout(nn.Module):
             masks = torch.einsum("bqc,bchw->bqhw", self.mask_embed(normed), pixels)
         return LayerPrediction(self.class_embed(normed), boxes, masks)
 
-    def best(self, states: Tensor, count: int) -> Tensor:
-        """Which are the `count` surest of any class, best first: rows of "b q c", int64 "b count"."""
-        return self.class_embed(states).amax(-1).topk(min(count, states.shape[1]), dim=1).indices
+    def best(self, states: Tensor, count: int, known: Tensor | None = None) -> Tensor:
+        """Which are the `count` surest of any class, best first: rows of "b q c", int64 "b count".
+
+        known: class logits that are added, "b q classes".
+        """
+        logits = self.class_embed(states) if known is None else self.class_embed(states) + known
+        return logits.amax(-1).topk(min(count, states.shape[1]), dim=1).indices
 
 
 def box_head(width: int) -> MLP:

@@ -18,6 +18,19 @@ class Queries:
     """ "b q c" """
     references: Tensor
     """Boxes cxcywh in 0-1 of the maps, before sigmoid. "b q 4" """
+    class_logits: Tensor | None = None
+    """Added to what each query says of its class. "b q classes"; None for nothing."""
+    mask_logits: Tensor | None = None
+    """Added to what each query says of its mask. "b q h w"; None for nothing."""
+
+    def said(self, prediction: LayerPrediction) -> LayerPrediction:
+        """With what is to be added."""
+        classes, masks = prediction.class_logits, prediction.mask_logits
+        if self.class_logits is not None:
+            classes = classes + self.class_logits
+        if self.mask_logits is not None and masks is not None:
+            masks = masks + self.mask_logits
+        return LayerPrediction(classes, prediction.boxes, masks)
 
 
 @dataclass(frozen=True)
