@@ -8,8 +8,7 @@ Shapes of real calls: the encoders of a head on maps of DEIMv2-Femto and H-DETR,
 the rows in random order; times are medians, on a CPU of processor time, because other programs take their turns there.
 Output and gradients of each row are first compared with `grid_sample` in float64; a row of this project that is wrong
 ends the run with status 1 (others may round locations to half precision, which moves points by whole cells). The error
-is the largest relative L2 difference of the four tensors; the gradient of locations jumps where a point stands on a
-cell, so that a few 1e-4 are no fault in float32.
+is the largest relative L2 difference of the four tensors.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from pipeline.detectors.device import torch_device
 from pipeline.ops import ms_deform_attn_cuda
 from pipeline.ops.ms_deform_attn import by_grid_sample, ms_deform_attn
 
-TOLERANCE = {torch.float32: 2e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 CALLS = {"cuda": 10, "cpu": 1}  # in one timing
 HEADS, POINTS = 8, 4
 
@@ -108,7 +107,10 @@ def _options() -> argparse.Namespace:
 
 
 def _inputs(call: Call, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, locations a few cells around the query's own, and weights."""
+    """Value, locations a few cells around the query's own, and weights.
+
+    No point lies within a hundredth of a cell's centre line: there the gradient of locations jumps with rounding.
+    """
     generator = torch.Generator().manual_seed(0)
     tokens, levels = sum(h * w for h, w in call.levels), len(call.levels)
     value = torch.randn(call.b, tokens, HEADS, call.width // HEADS, generator=generator)
@@ -118,7 +120,9 @@ def _inputs(call: Call, device: torch.device, dtype: torch.dtype) -> tuple[Tenso
     ]
     own = torch.cat([one.flatten(0, 1) for one in centres])[None, :, None, None, None]
     offsets = 2 * torch.randn(call.b, tokens, HEADS, levels, POINTS, 2, generator=generator)
-    locations = own + offsets / torch.tensor([(w, h) for h, w in call.levels])[:, None]
+    sides = torch.tensor([(w, h) for h, w in call.levels])[:, None]
+    places = own * sides + offsets - 0.5
+    locations = (places.floor() + 0.01 + 0.98 * (places - places.floor()) + 0.5) / sides
     weights = torch.randn(call.b, tokens, HEADS, levels * POINTS, generator=generator).softmax(-1)
     return value.to(device, dtype), locations.to(device), weights.view(locations.shape[:-1]).to(device)
 
