@@ -184,7 +184,8 @@ def prune(path: Path, *, levels: Sequence[str] | None = None, unfinished: bool =
     lock = WriterLock(path)
     try:
         shutil.rmtree(new, ignore_errors=True)  # whole, but perhaps of other options or of fewer images
-        plan = plan_copy(cache := Cache(path), new, levels=levels, finished=unfinished)
+        cache = Cache(path)
+        plan = plan_copy(cache, new, levels=levels, finished=unfinished)
         recipe = plan.spec.recipe | {COPIED_FROM: cache.spec.recipe.get(COPIED_FROM, "")}  # not from what goes
         run(replace(plan, spec=replace(plan.spec, recipe=recipe)), threads=threads)
         path.rename(old)

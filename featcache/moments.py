@@ -90,7 +90,7 @@ def products(codes: Tensor, *, as_bytes: bool | None = None) -> Tensor:
 @cache
 def multiplies_bytes() -> bool:
     """Whether this processor has VNNI; without it torch's product of bytes may saturate."""
-    return torch.cpu._is_vnni_supported()  # pyright: ignore[reportPrivateUsage]
+    return getattr(torch.cpu, "_is_vnni_supported", lambda: False)()  # not every release tells
 
 
 def packed_size(channels: int) -> int:
