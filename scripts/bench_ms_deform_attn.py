@@ -23,6 +23,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from kernel_timing import determinism, milliseconds
 from torch import Tensor
 
 from pipeline.detectors.device import torch_device
@@ -170,7 +171,7 @@ def _errors(rows: list[Row], call: Call, inputs: tuple[Tensor, ...]) -> dict[str
     exact = everything(lambda v, x, a: by_grid_sample(v, list(call.levels), x, a), [part.double() for part in inputs])
     errors: dict[str, float] = {}
     for row in rows:
-        with _determinism(row):
+        with determinism(row.deterministic):
             found = everything(row.run, list(inputs))
         errors[row.name] = max(
             ((one.double() - want).norm() / want.norm()).item() for one, want in zip(found, exact, strict=True)
@@ -185,9 +186,9 @@ def _measure(rows: list[Row], inputs: tuple[Tensor, ...], rounds: int) -> dict[t
     order = random.Random(0)
     for number in range(rounds + 1):
         for row, backward in order.sample(jobs, len(jobs)):
-            milliseconds = _time(row, inputs, backward)
+            taken = _time(row, inputs, backward)
             if number:  # the first round compiles and warms
-                times[row.name, backward].append(milliseconds)
+                times[row.name, backward].append(taken)
     return {job: statistics.median(some) for job, some in times.items()}
 
 
@@ -200,39 +201,8 @@ def _time(row: Row, inputs: tuple[Tensor, ...], backward: bool) -> float:
         if backward:
             torch.autograd.grad(found, parts, found.detach())
 
-    with _determinism(row), torch.set_grad_enabled(backward):
-        call()
-        if device.type != "cuda":
-            started = time.process_time()
-            for _ in range(CALLS["cpu"]):
-                call()
-            return (time.process_time() - started) / CALLS["cpu"] * 1e3
-        head_start = torch.ones(8192, 8192, device=device)
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize(device)
-        torch.mm(head_start, head_start)  # busy while Python queues the calls: kernels are timed, not Python
-        begin.record()
-        for _ in range(CALLS["cuda"]):
-            call()
-        end.record()
-        torch.cuda.synchronize(device)
-        return begin.elapsed_time(end) / CALLS["cuda"]
-
-
-class _determinism:  # noqa: N801  a context manager
-    """Inside, PyTorch is deterministic where a row wants it."""
-
-    def __init__(self, row: Row) -> None:
-        self.wanted = row.deterministic
-
-    def __enter__(self) -> None:
-        torch.use_deterministic_algorithms(self.wanted)
-        # poisoned memory is not part of what is timed
-        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
-
-    def __exit__(self, *_: object) -> None:
-        torch.use_deterministic_algorithms(False)
-        torch.utils.deterministic.fill_uninitialized_memory = True  # pyright: ignore
+    with determinism(row.deterministic), torch.set_grad_enabled(backward):
+        return milliseconds(call, device, CALLS[device.type], time.process_time)
 
 
 if __name__ == "__main__":

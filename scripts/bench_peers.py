@@ -4,12 +4,13 @@
 reads into its own fresh memory unless its library can fill a given buffer.
 """
 
-# ruff: noqa: D102  (what the methods do stands in Peer)
+# ruff: noqa: B027, D102  (open and close are optional; what the methods do stands in Peer)
 
 from __future__ import annotations
 
 import io
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ Arrays = dict[str, NDArray[Any]]
 _zstd: Any = Zstd(level=1)
 
 
-class Peer:
+class Peer(ABC):
     """One format in one directory; `close` makes everything reach the files."""
 
     def __init__(self, folder: Path, like: Arrays, images: int, compress: bool) -> None:
@@ -40,13 +41,13 @@ class Peer:
     def open(self) -> None:
         """Make the container, if the format has one."""
 
+    @abstractmethod
     def write(self, index: int, arrays: Arrays) -> None:
         """Store the arrays of an image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, index: int) -> Arrays:
         """Give the arrays of an image."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Finish writing."""

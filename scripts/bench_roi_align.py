@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from kernel_timing import determinism, milliseconds, wait
 from torch import Tensor
 
 from pipeline.detectors.device import torch_device
@@ -203,7 +204,7 @@ def _error(row: Row, device: torch.device) -> float:
     RoIAlign is linear, so <gradient, maps> must be <output, what came in>: a check of every gradient for one product.
     """
     maps = [one.detach().requires_grad_(row.backward) for one in row.maps]
-    with _determinism(row):
+    with determinism(row.deterministic):
         found = row.run(*maps)
         error = (found.float() - row.expected.float()).abs().max().item()
         if row.backward:
@@ -213,7 +214,7 @@ def _error(row: Row, device: torch.device) -> float:
             )
             square = float(row.expected.double().square().sum())
             error = max(error, abs(along - square) / square)
-    _wait(device)
+    wait(device)
     return error
 
 
@@ -224,9 +225,9 @@ def _measure(rows: Sequence[Row], rounds: int, device: torch.device) -> dict[tup
     order = random.Random(0)
     for number in range(rounds + 1):
         for row, backward in order.sample(jobs, len(jobs)):
-            milliseconds = _time(row, backward, device)
+            taken = _time(row, backward, device)
             if number:  # the first round compiles and warms
-                times[row.name, backward].append(milliseconds)
+                times[row.name, backward].append(taken)
     return times
 
 
@@ -238,39 +239,8 @@ def _time(row: Row, backward: bool, device: torch.device) -> float:
         if backward:
             torch.autograd.grad(found, maps, found.detach())
 
-    calls = CALLS[device.type]
-    with _determinism(row), torch.set_grad_enabled(backward):
-        call()
-        _wait(device)
-        if device.type != "cuda":
-            started = time.perf_counter()
-            for _ in range(calls):
-                call()
-            return (time.perf_counter() - started) / calls * 1e3
-        head_start = torch.ones(8192, 8192, device=device)
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.mm(head_start, head_start)  # busy while Python queues the calls: kernels are timed, not Python
-        begin.record()
-        for _ in range(calls):
-            call()
-        end.record()
-        _wait(device)
-        return begin.elapsed_time(end) / calls
-
-
-class _determinism:  # noqa: N801  a context manager
-    """Inside, PyTorch is deterministic where a row wants it."""
-
-    def __init__(self, row: Row) -> None:
-        self.wanted = row.deterministic
-
-    def __enter__(self) -> None:
-        torch.use_deterministic_algorithms(self.wanted)
-        # poisoned memory is not part of what is timed
-        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
-
-    def __exit__(self, *_: object) -> None:
-        torch.use_deterministic_algorithms(False)
+    with determinism(row.deterministic), torch.set_grad_enabled(backward):
+        return milliseconds(call, device, CALLS[device.type], time.perf_counter)
 
 
 def _copy_bandwidth(device: torch.device) -> float:
@@ -279,17 +249,12 @@ def _copy_bandwidth(device: torch.device) -> float:
     source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
     times: list[float] = []
     for _ in range(6):
-        _wait(device)
+        wait(device)
         started = time.perf_counter()
         target.copy_(source)
-        _wait(device)
+        wait(device)
         times.append(time.perf_counter() - started)
     return 2 * size / min(times)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _has_kernels(device: torch.device) -> bool:

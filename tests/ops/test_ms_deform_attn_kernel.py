@@ -1,14 +1,13 @@
 """The CUDA source of deformable attention: executed on the CPU, and compiled for three GPUs. No GPU is needed."""
 
 import ctypes
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from attn_cases import Case, case, cases
 from attn_check import check
-from cuda_on_cpu import kernels, launcher
+from cuda_on_cpu import kernels
 from hypothesis import given, settings
 
 from pipeline.ops import cuda_driver, ms_deform_attn_cuda, nvrtc
@@ -16,18 +15,7 @@ from pipeline.ops.launching import Launch
 from pipeline.ops.ms_deform_attn_cuda import Tuning
 from pipeline.ops.nvrtc import Program
 
-
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    return launcher(tmp_path_factory.mktemp("kernels"))
-
-
-@pytest.fixture(autouse=True)
-def _poisoned() -> Iterator[None]:
-    """Fresh memory holds NaN: what a kernel leaves unwritten shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("poisoned")
 
 
 @settings(max_examples=80, deadline=None)

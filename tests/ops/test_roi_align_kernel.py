@@ -1,13 +1,12 @@
 """The CUDA source of RoIAlign: its arithmetic executed on the CPU, and compiled for three GPUs. No GPU is needed."""
 
 import ctypes
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from cuda_on_cpu import kernels, launcher
+from cuda_on_cpu import kernels
 from hypothesis import given, settings
 from roi_cases import Case, cases
 from roi_check import check, stored
@@ -20,21 +19,10 @@ from pipeline.ops.roi_align import operands
 from pipeline.ops.roi_align_cuda import Tuning
 from pipeline.ops.roi_geometry import Geometry
 
+pytestmark = pytest.mark.usefixtures("poisoned")
+
 RATIOS = (-1, 0, 2, 5)  # two builds: samples known, and not, at compile time
 SOME = settings(max_examples=60, deadline=None)
-
-
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    return launcher(tmp_path_factory.mktemp("kernels"))
-
-
-@pytest.fixture(autouse=True)
-def _poisoned() -> Iterator[None]:
-    """Fresh memory holds NaN: what a kernel leaves unwritten shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @SOME
