@@ -165,7 +165,7 @@ class MaskHead(nn.Module, ABC):
         counts: how many rows of each image are real detections; all of them when None.
         """
         counts = counts or [features.boxes.shape[1]] * len(features.boxes)
-        return _masks(self._look(features, features, counts), features, counts)
+        return _masks(self._look(features, features.boxes, features.queries, counts), features, counts)
 
     @torch.inference_mode()
     def predict_mirrored(self, features: Features, mirrored: Features, counts: list[int] | None = None) -> list[Masks]:
@@ -180,18 +180,17 @@ class MaskHead(nn.Module, ABC):
                 "with those of the mirror image"
             )
         counts = counts or [features.boxes.shape[1]] * len(features.boxes)
-        one, other = (self._look(features, maps, counts) for maps in (features, mirrored))
+        one = self._look(features, features.boxes, features.queries, counts)
+        other = self._look(mirrored, flip_boxes(features.boxes), features.queries, counts)
         iou = None if one.iou is None or other.iou is None else (one.iou + other.iou) / 2
         mean = HeadOutput((one.mask_logits + other.mask_logits.flip(-1)) / 2, iou)
         return _masks(mean, features, counts)
 
-    def _look(self, features: Features, maps: Features, counts: list[int]) -> HeadOutput:
-        """At the first `counts` detections of `features` on `maps`: the same features, or those of mirror images."""
-        rows = features.boxes if maps is features else flip_boxes(features.boxes)
-        boxes = [own[:n] for own, n in zip(rows, counts, strict=True)]
-        queries = [own[:n] for own, n in zip(features.queries, counts, strict=True)]
+    def _look(self, features: Features, boxes: Tensor, queries: Tensor, counts: list[int]) -> HeadOutput:
+        """At the first `counts` of these boxes, "b n 4", with their queries, "b n d"; in float32."""
+        rows = [[own[:n] for own, n in zip(values, counts, strict=True)] for values in (boxes, queries)]
         with torch.autocast(features.boxes.device.type, torch.bfloat16, enabled=self.amp):
-            output = self(maps, boxes, queries)
+            output = self(features, *rows)
         return HeadOutput(output.mask_logits.float(), None if output.iou is None else output.iou.float())
 
     def predict_layers(self, features: Features, counts: list[int] | None = None) -> list[list[Masks]]:

@@ -15,11 +15,11 @@ from ..detectors.positions import sine_embedding
 from ..errors import PipelineError
 from .base import MaskHead, boxes_in_pixels
 from .baseline import Baseline
-from .box_depth import depth
 from .mask2former import Mask2Former
 from .mask2former.start import TEMPERATURE, DetectorStart, Start
 from .mask_dino import MaskDino
 from .mask_frozen_detr import MaskFrozenDetr
+from .prior import depth
 
 PIXELS = "xyxy in pixels of the network input"
 VIEW = "cxcywh in 0-1 of the view"

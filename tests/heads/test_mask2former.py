@@ -12,11 +12,11 @@ from pipeline.data.transforms import xywh_to_xyxy
 from pipeline.describe import describe, detector_inputs
 from pipeline.errors import PipelineError
 from pipeline.heads.base import Widths
-from pipeline.heads.box_depth import depth
 from pipeline.heads.instances import instances, mask_boxes
 from pipeline.heads.mask2former import Mask2Former, Mask2FormerConfig
 from pipeline.heads.mask2former.decoder import MaskedAttentionDecoder
 from pipeline.heads.mask2former.start import LearnedStart
+from pipeline.heads.prior import depth
 from pipeline.masks import rle
 from pipeline.masks.paste import paste
 from pipeline.training.recipe import load_recipe, override

@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...detectors.deformable import MLP
-from ...detectors.positions import inverse_sigmoid, sine_embedding
-from ..box_depth import depth
+from ...detectors.positions import sine_embedding
+from ..prior import depth, label_logits
 
 TEMPERATURE = 10_000.0
 """Of the sine embeddings."""
-EPS = 1e-4
-"""Scores are taken to be at least so far from 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,7 @@ class DetectorStart(nn.Module):
 
     def said(self, labels: Tensor, scores: Tensor) -> Tensor:
         """For the label of each detection the logit of its score, 0 for all else. "n classes+1" """
-        own = labels[:, None] == torch.arange(self.classes + 1, device=labels.device)
-        return torch.where(own, inverse_sigmoid(scores, EPS)[:, None], 0.0)
+        return label_logits(labels, scores, self.classes + 1, others=0.5)
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:

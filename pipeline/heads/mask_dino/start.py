@@ -5,13 +5,11 @@ from torch import Tensor, nn
 
 from ...detectors.base import Features
 from ...detectors.positions import inverse_sigmoid
-from ..box_depth import depth
+from ..prior import depth, label_logits
 from .prediction import EPS, LayerPrediction
 from .readout import Readout
 from .selection import Queries
 
-SURE = 1e-4
-"""Scores are taken to be at least so far from 0 and 1."""
 OTHERS = 0.01
 """Score of the classes that a detection does not name, as a focal loss likes a class to begin."""
 
@@ -40,12 +38,11 @@ class DetectorStart(nn.Module):
         # Without the label, detections of one query with two labels would be one query twice.
         states = self.norm(self.content(features.queries.float()) + labels(features.labels))
         boxes = features.boxes.float()
-        own = features.labels[..., None] == torch.arange(labels.num_embeddings, device=boxes.device)
-        scores = torch.where(own, features.scores.float()[..., None], OTHERS)
+        said = label_logits(features.labels, features.scores, labels.num_embeddings, others=OTHERS)
         queries = Queries(
             states,
             inverse_sigmoid(boxes, EPS),
-            class_logits=self.class_scale * inverse_sigmoid(scores, SURE),
+            class_logits=self.class_scale * said,
             mask_logits=self.mask_scale * depth(boxes, (pixels.shape[2], pixels.shape[3])),
         )
         return queries, queries.said(readout(states, boxes, pixels))

@@ -1,12 +1,24 @@
-"""A box as a soft mask: what queries that start from detections say of their masks at first."""
+"""What queries that start from detections say at first: its label, and its box as a soft mask. Both as logits."""
 
 import torch
 from torch import Tensor
 
 from ..data.transforms import cxcywh_to_xyxy
+from ..detectors.positions import inverse_sigmoid
 
+EPS = 1e-4
+"""Scores are taken to be at least so far from 0 and 1."""
 FAR = 4.0
 """How many halves of a box's shorter side outside of it `depth` ends: far from its object hardly a pixel strays in."""
+
+
+def label_logits(labels: Tensor, scores: Tensor, classes: int, *, others: float) -> Tensor:
+    """For the label of each detection the logit of its score, for all other classes that of `others`.
+
+    labels, scores: "... n" -> float32 "... n classes"
+    """
+    own = labels[..., None] == torch.arange(classes, device=labels.device)
+    return inverse_sigmoid(torch.where(own, scores.float()[..., None], others), EPS)
 
 
 def depth(boxes: Tensor, hw: tuple[int, int]) -> Tensor:
