@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import google_crc32c
 import numpy as np
-from numcodecs.zstd import Zstd  # pyright: ignore[reportUnknownVariableType]
 from numpy.typing import NDArray
 
+from featcache import zstd
 from featcache.errors import DamagedError
 from featcache.spec import LevelSpec
 
-ZSTD_LEVEL = 1
 CHECKSUM_BYTES = 4
 _RESIDUE = 0x48674BC7  # CRC-32C of any bytes followed by their own CRC-32C
 _ABSENT = np.uint64(2**64 - 1)
-
-
-class _Zstd(Protocol):
-    def encode(self, buf: object) -> bytes: ...
-    def decode(self, buf: object, out: object = None) -> bytes: ...
-
-
-_zstd = cast(_Zstd, Zstd(level=ZSTD_LEVEL))
 
 
 def crc32c(data: bytes) -> int:
@@ -34,7 +25,7 @@ def crc32c(data: bytes) -> int:
 
 def encode_chunk(values: NDArray[np.generic], *, compress: bool) -> bytes:
     """Stored bytes of one chunk of contiguous little-endian values."""
-    body = _zstd.encode(values) if compress else values.tobytes()
+    body = zstd.compress(values) if compress else values.tobytes()
     return body + crc32c(body).to_bytes(CHECKSUM_BYTES, "little")
 
 
@@ -53,7 +44,7 @@ def decode_chunk(data: bytes, out: NDArray[np.generic], *, compress: bool) -> No
         if compress:
             if content_size(body) != out.nbytes:  # numcodecs would leave the end of `out` as it was
                 raise ValueError(f"{content_size(body)} bytes, expected {out.nbytes}")
-            _zstd.decode(body, out)
+            zstd.codec.decode(body, out)
         else:
             out.reshape(-1).view(np.uint8)[:] = np.frombuffer(body, np.uint8)
     except (RuntimeError, ValueError, IndexError) as error:

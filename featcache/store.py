@@ -14,8 +14,7 @@ import zarr.codecs
 import zarr.storage
 from numpy.typing import NDArray
 
-from featcache import truth
-from featcache.chunks import ZSTD_LEVEL
+from featcache import truth, zstd
 from featcache.codecs import STORED_DTYPE
 from featcache.errors import CacheError, DamagedError, no_cache_at
 from featcache.files import replace_file, sync
@@ -296,4 +295,4 @@ def map_attribute(spec: CacheSpec, view: str, level_name: str, *, delta: bool | 
 
 def _compressors(*, compress: bool) -> list[Any]:
     checksum = zarr.codecs.Crc32cCodec()
-    return [zarr.codecs.ZstdCodec(level=ZSTD_LEVEL, checksum=False), checksum] if compress else [checksum]
+    return [zarr.codecs.ZstdCodec(level=zstd.LEVEL, checksum=False), checksum] if compress else [checksum]

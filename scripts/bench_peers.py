@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from featcache import zstd
 from featcache.chunks import CHECKSUM_BYTES, check_body, crc32c
 
 Arrays = dict[str, NDArray[Any]]
-_zstd: Any = Zstd(level=1)
 
 
 class Peer(ABC):
@@ -53,12 +52,12 @@ class Peer(ABC):
         """Finish writing."""
 
     def _pack(self, values: NDArray[Any]) -> bytes:
-        return _zstd.encode(values) if self.compress else values.tobytes()
+        return zstd.compress(values) if self.compress else values.tobytes()
 
     def _unpack(self, name: str, data: Any) -> NDArray[Any]:
         buffer = self.buffers[name]
         if self.compress:
-            _zstd.decode(data, buffer)
+            zstd.codec.decode(data, buffer)
         else:
             buffer.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
         return buffer
