@@ -12,7 +12,7 @@ from . import cli_about, cli_results
 from .cli_errors import ErrorGroup
 from .data.views import KNOWN as KNOWN_VIEWS
 from .errors import UsageError
-from .options import CacheDir, Detector, Device, RunDir, Weights, pairs, seed
+from .options import CacheDir, Detector, Device, RunDir, Weights, names, pairs, seed
 
 app = typer.Typer(
     cls=ErrorGroup,
@@ -93,7 +93,7 @@ def extract(
             codec=codec,
             max_error=max_error,
             c1_bands=c1_bands,
-            views=[view.strip() for view in views.split(",")],
+            views=names(views),
             limit=limit,
             batch_size=batch_size,
             device=device,
@@ -181,9 +181,13 @@ def evaluate(
     best: Annotated[
         bool, typer.Option("--best", help="The best weights of a training with evaluate_every=N, not the last.")
     ] = False,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Average the masks with those of the mirror images, the cache's view hflip.")
-    ] = False,
+    views: Annotated[
+        str,
+        typer.Option(
+            help="Average each mask over these views of the cache that show its box whole: hflip,crop1 or all.",
+            metavar="NAMES",
+        ),
+    ] = "",
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="AP after each layer of the decoder too, of heads that have one.")
     ] = False,
@@ -210,12 +214,19 @@ def evaluate(
     from . import cases, layer_ap
     from . import evaluate as stage
 
-    if flip and reference:
-        raise UsageError("--flip goes with a head, not with --reference")
-    if per_layer and (reference or force or best or flip):
+    if views and reference:
+        raise UsageError("--views goes with a head, not with --reference")
+    if per_layer and (reference or force or best or views):
         raise UsageError("--per-layer goes with --cache, --run, --holdout and --device alone")
     metrics = stage.main(
-        cache=cache, run=run, device=device, reference=reference, holdout=holdout, force=force, best=best, flip=flip
+        cache=cache,
+        run=run,
+        device=device,
+        reference=reference,
+        holdout=holdout,
+        force=force,
+        best=best,
+        views=names(views),
     )
     layers = layer_ap.main(cache=cache, run=run, holdout=holdout, device=device) if per_layer else []
     if sheet is not None:

@@ -12,7 +12,6 @@ from .data.transforms import view_to_original
 from .errors import PipelineError
 from .evaluation import (
     DETAILS,
-    MIRRORED,
     Contender,
     Predict,
     evaluate_contenders,
@@ -26,6 +25,8 @@ from .training.checkpoint import BEST, Run, check_features, load_head
 from .training.track import best_step
 
 Reference = Literal["box", "oracle"]
+ALL = "all"
+"""In place of names: every view of the cache."""
 
 
 def main(
@@ -37,7 +38,7 @@ def main(
     device: str = "cpu",
     force: bool = False,
     best: bool = False,
-    flip: bool = False,
+    views: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate the head of `run` on every image of the cache and write into `run`:
 
@@ -57,16 +58,15 @@ def main(
     boxes can do. holdout: only every n-th image, those that a training with `holdout=n` left out, for choosing
     hyper-parameters. A head that was trained on other features is refused, naming the field; `force` warns and goes on.
     best: the weights that did best in the evaluations of the training, best.pt, in place of the last.
-    flip: masks are the mean of those of the image and of its mirror image, the view hflip of the cache; boxes, labels
-    and detection scores stay those of the image.
+    views: masks are means over these views of the cache, or `all`, and its first view, which gives boxes, labels and
+    detection scores: each mask over the views that show its detection whole (`heads/looks.py`).
     """
     source = Cached(cache, device)
-    if flip:
-        _check_mirrored(source)
+    views = _views(source, views)
     if reference:
         contender = Contender(run, _reference(reference, source.categories))
     else:
-        contender = _contender(run, source, holdout, force=force, best=best, mirror=source if flip else None)
+        contender = _contender(run, source, holdout, force=force, best=best, views=views)
     indices = images_to_evaluate(source, holdout)
     identity = evaluation_identity(source, holdout, indices)
     if best and not reference:
@@ -74,8 +74,8 @@ def main(
         print(f"{BEST} is of step {best_step(run)}", file=sys.stderr)
     if reference:
         identity["reference"] = reference
-    if flip:
-        identity["flip"] = True
+    if views:
+        identity["views"] = list(views)
     return evaluate_contenders(source, [contender], indices, identity=identity, drop=_fail, errors=True)[run]
 
 
@@ -113,22 +113,26 @@ def _fail(run: Path, error: Exception) -> None:
     raise error
 
 
-def _check_mirrored(source: Cached) -> None:
-    """Raise PipelineError where an image that is there is not there mirrored."""
+def _views(source: Cached, names: Sequence[str]) -> list[str]:
+    """The views of the cache that are meant; raises PipelineError where an image that is there is not there in one."""
     cache = source.cache
-    if MIRRORED not in cache.views:
-        raise PipelineError(
-            f"{cache.path} holds no mirror images, the view '{MIRRORED}'", f"extract with --views orig,{MIRRORED}"
-        )
-    missing = int((cache.done(cache.views[0]) & ~cache.done(MIRRORED)).sum())
-    if missing:
-        raise PipelineError(
-            f"{missing} images of {cache.path} are not extracted in the view '{MIRRORED}' yet",
-            "run its `extract` command again",
-        )
+    views = list(cache.views) if list(names) == [ALL] else list(names)
+    for view in views:
+        if view not in cache.views:
+            raise PipelineError(
+                f"{cache.path} does not hold the view '{view}', only {', '.join(cache.views)}",
+                f"extract with --views {','.join([*cache.views, view])}",
+            )
+        missing = int((cache.done(cache.views[0]) & ~cache.done(view)).sum())
+        if missing:
+            raise PipelineError(
+                f"{missing} images of {cache.path} are not extracted in the view '{view}' yet",
+                "run its `extract` command again",
+            )
+    return views
 
 
-def _contender(run: Path, source: Cached, holdout: int, *, force: bool, best: bool, mirror: Cached | None) -> Contender:
+def _contender(run: Path, source: Cached, holdout: int, *, force: bool, best: bool, views: Sequence[str]) -> Contender:
     head, trained = load_head(run, source.device, best=best)
     try:
         check_features(trained, source.cache.spec, f"cache {source.cache.path}")
@@ -143,7 +147,7 @@ def _contender(run: Path, source: Cached, holdout: int, *, force: bool, best: bo
             f"{run} was trained with holdout={left_out}, so it has seen images that holdout={holdout} leaves out",
             f"train with holdout={holdout}, or evaluate on another cache",
         )
-    return Contender.of_head(run, head, mirror)
+    return Contender.of_head(run, head, source, views)
 
 
 def _check_widths(trained: Run, source: Cached) -> None:

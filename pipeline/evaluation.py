@@ -22,6 +22,7 @@ from .data.sources import Batch, Cached
 from .errors import PipelineError
 from .files import JsonList, write_json
 from .heads.base import MaskHead, Masks
+from .heads.looks import looks, predict_looks
 from .masks.boundary import boundary_figures, boundary_known
 from .masks.coco_eval import RECALLS, Evaluation, Figures, coco_evaluation, coco_ground_truth
 from .masks.image_results import ImageResults, image_results
@@ -41,9 +42,6 @@ SEGMENT_QUALITY = "segment_quality.json"
 OWN_BOXES = "own_boxes.json"
 """Boxes of a head that tells its own, as COCO results in the order of results.json."""
 
-MIRRORED = "hflip"
-"""The view that holds the mirror images."""
-
 Predict = Callable[[Batch], Masks]
 """A batch of one image -> its masks."""
 
@@ -61,20 +59,18 @@ class Contender:
     """What `predict` runs, to give its memory back."""
 
     @classmethod
-    def of_head(cls, folder: Path, head: MaskHead, mirror: Cached | None = None) -> "Contender":
-        """A trained head. mirror: see `predictor`."""
-        return cls(folder, predictor(head, mirror), head)
+    def of_head(cls, folder: Path, head: MaskHead, source: Cached, views: Sequence[str] = ()) -> "Contender":
+        """A trained head; for the rest see `predictor`."""
+        return cls(folder, predictor(head, source, views), head)
 
 
-def predictor(head: MaskHead, mirror: Cached | None = None) -> Predict:
-    """The masks of a head, `finite`. mirror: where the mirror images are, for `MaskHead.predict_mirrored`."""
+def predictor(head: MaskHead, source: Cached, views: Sequence[str] = ()) -> Predict:
+    """The masks of a head, `finite`: means over these views too, where there are any (`heads/looks.py`)."""
 
     def predict(batch: Batch) -> Masks:
-        if mirror is None:
+        if not views:
             return finite(head.predict(batch.features, batch.counts)[0], batch)
-        index = mirror.cache.index_of(batch.infos[0].id)
-        other = mirror.batch([(index, MIRRORED)]).features
-        return finite(head.predict_mirrored(batch.features, other, batch.counts)[0], batch)
+        return finite(predict_looks(head, looks(source, batch, views)), batch)
 
     return predict
 
@@ -103,7 +99,7 @@ def evaluate_together(source: Cached, runs: Sequence[Path], *, holdout: int, dro
         if run not in metrics:
             head, trained = load_head(run, source.device)
             check_features(trained, source.cache.spec, f"cache {source.cache.path}")
-            contenders.append(Contender.of_head(run, head))
+            contenders.append(Contender.of_head(run, head, source))
     return metrics | evaluate_contenders(source, contenders, indices, identity=identity, drop=drop)
 
 

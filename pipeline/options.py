@@ -31,6 +31,11 @@ RunDir = Annotated[Path, typer.Option(help="The run: settings, checkpoint, metri
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", callback=check_device)]
 
 
+def names(words: str) -> list[str]:
+    """Comma-separated words; none of an empty text."""
+    return [word.strip() for word in words.split(",")] if words else []
+
+
 def pairs(settings: list[str]) -> dict[str, str]:
     """`key=value` words as a table."""
     for word in settings:

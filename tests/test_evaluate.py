@@ -263,39 +263,41 @@ def test_a_trained_run_is_evaluated(tiny: Tiny, tmp_path: Path) -> None:
 HEAD = {"hidden": "8", "roi": "8", "image_layers": "1", "box_layers": "1", "heads": "2", "mask_scoring": "false"}
 
 
-def test_flip_averages_with_the_mirror_images(tiny: Tiny, tmp_path: Path) -> None:
-    cache = extract.main(**tiny.arguments, cache=tmp_path / "c", views=("orig", "hflip"))
+def test_views_take_part_in_the_masks_and_in_nothing_else(tiny: Tiny, tmp_path: Path) -> None:
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "c", views=("orig", "hflip", "scale0.5"))
     settings = {**HEAD, "steps": "2", "batch_size": "2"}
     run = train.main(cache=cache, head="mask-frozen-detr", run=tmp_path / "run", settings=settings)
     plain = evaluate.main(cache=cache, run=run)
-    results = (run / "results.json").read_bytes()
-    flipped = evaluate.main(cache=cache, run=run, flip=True)
-    assert flipped["bbox"] == plain["bbox"]
-    assert (run / "results.json").read_bytes() != results
+    results = [(run / "results.json").read_bytes()]
+    for views in (["hflip"], ["hflip", "scale0.5"]):
+        assert evaluate.main(cache=cache, run=run, views=views)["bbox"] == plain["bbox"]
+        results.append((run / "results.json").read_bytes())
+    assert len(set(results)) == 3
+    evaluate.main(cache=cache, run=run, views=["all"])
+    assert (run / "results.json").read_bytes() == results[-1]
     head, _ = load_head(run)
     source = Cached(cache)
     batch, mirror = (source.batch([(3, view)]) for view in ("orig", "hflip"))
-    with torch.no_grad():
-        queries = [batch.features.queries[0]]
-        one = head(batch.features, [batch.features.boxes[0]], queries).mask_logits
-        other = head(mirror.features, [flip_boxes(batch.features.boxes[0])], queries).mask_logits.flip(-1)
-    masks = evaluation.predictor(head, source)(batch)
-    torch.testing.assert_close(masks.mask_logits, (one + other) / 2)
+    queries = [batch.features.queries[0]]
+    one = head.infer(batch.features, [batch.features.boxes[0]], queries).mask_logits
+    other = head.infer(mirror.features, [flip_boxes(batch.features.boxes[0])], queries).mask_logits.flip(-1)
+    masks = evaluation.predictor(head, source, ["hflip"])(batch)
+    torch.testing.assert_close(masks.mask_logits, (one + other) / 2, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(masks.boxes, batch.features.boxes[0])
     torch.testing.assert_close(masks.scores, batch.features.scores[0] * mask_quality((one + other) / 2))
 
 
-def test_flip_wants_the_mirror_images_and_masks_of_given_boxes(tiny: Tiny, tmp_path: Path) -> None:
+def test_views_must_be_there_and_the_masks_those_of_given_boxes(tiny: Tiny, tmp_path: Path) -> None:
     cache = extract.main(**tiny.arguments, cache=tmp_path / "c")
     run = train.main(cache=cache, head="baseline", run=tmp_path / "run")
-    with pytest.raises(PipelineError, match="no mirror images, the view 'hflip'") as refused:
-        evaluate.main(cache=cache, run=run, flip=True)
+    with pytest.raises(PipelineError, match="does not hold the view 'hflip', only orig") as refused:
+        evaluate.main(cache=cache, run=run, views=["hflip"])
     assert "--views orig,hflip" in refused.value.hint
     both = tmp_path / "both"
     extract.main(**tiny.arguments, cache=both, views=("orig", "hflip"))
     whole = train.main(cache=both, head="baseline", run=tmp_path / "whole")
     with pytest.raises(PipelineError, match="a Baseline predicts in a way of its own"):
-        evaluate.main(cache=both, run=whole, flip=True)
+        evaluate.main(cache=both, run=whole, views=["all"])
 
 
 def test_a_head_of_other_features_is_refused(tiny: Tiny, tmp_path: Path) -> None:

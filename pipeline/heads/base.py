@@ -14,7 +14,7 @@ from featcache import CacheSpec
 from ..data.coco import Category
 from ..data.panoptic import SegmentClass, segment_classes
 from ..data.sources import Batch
-from ..data.transforms import cxcywh_to_xyxy, flip_boxes
+from ..data.transforms import cxcywh_to_xyxy
 from ..detectors.base import Features
 from ..errors import PipelineError
 from ..masks.query_masks import QueryMasks
@@ -165,32 +165,16 @@ class MaskHead(nn.Module, ABC):
         counts: how many rows of each image are real detections; all of them when None.
         """
         counts = counts or [features.boxes.shape[1]] * len(features.boxes)
-        return _masks(self._look(features, features.boxes, features.queries, counts), features, counts)
+        boxes, queries = (
+            [own[:n] for own, n in zip(rows, counts, strict=True)] for rows in (features.boxes, features.queries)
+        )
+        return scored_masks(self.infer(features, boxes, queries), features, counts)
 
     @torch.inference_mode()
-    def predict_mirrored(self, features: Features, mirrored: Features, counts: list[int] | None = None) -> list[Masks]:
-        """As `predict`, but from the mean of the logits that images and their mirror images give the same detections.
-
-        mirrored: features of the mirror images, of which the maps count and nothing else. Raises PipelineError for a
-        family with a `predict` of its own: what it finds in an image and its mirror image need not be the same objects.
-        """
-        if type(self).predict is not MaskHead.predict:
-            raise PipelineError(
-                f"a {type(self).__name__} predicts in a way of its own, not box by box: it has no masks to average "
-                "with those of the mirror image"
-            )
-        counts = counts or [features.boxes.shape[1]] * len(features.boxes)
-        one = self._look(features, features.boxes, features.queries, counts)
-        other = self._look(mirrored, flip_boxes(features.boxes), features.queries, counts)
-        iou = None if one.iou is None or other.iou is None else (one.iou + other.iou) / 2
-        mean = HeadOutput((one.mask_logits + other.mask_logits.flip(-1)) / 2, iou)
-        return _masks(mean, features, counts)
-
-    def _look(self, features: Features, boxes: Tensor, queries: Tensor, counts: list[int]) -> HeadOutput:
-        """At the first `counts` of these boxes, "b n 4", with their queries, "b n d"; in float32."""
-        rows = [[own[:n] for own, n in zip(values, counts, strict=True)] for values in (boxes, queries)]
+    def infer(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> HeadOutput:
+        """`forward` as predictions have it: in the precision of `amp`, its output in float32."""
         with torch.autocast(features.boxes.device.type, torch.bfloat16, enabled=self.amp):
-            output = self(features, *rows)
+            output = self(features, boxes, queries)
         return HeadOutput(output.mask_logits.float(), None if output.iou is None else output.iou.float())
 
     def predict_layers(self, features: Features, counts: list[int] | None = None) -> list[list[Masks]]:
@@ -199,8 +183,9 @@ class MaskHead(nn.Module, ABC):
         return [self.predict(features, counts)]
 
 
-def _masks(output: HeadOutput, features: Features, counts: list[int]) -> list[Masks]:
-    """Of each image, with final scores."""
+def scored_masks(output: HeadOutput, features: Features, counts: list[int]) -> list[Masks]:
+    """Masks of the first `counts` detections of each image, with final scores: the class score times the predicted IoU
+    for the class, or times eq. (2)'s mask quality where the head predicts none."""
     logits = output.mask_logits.split(counts)
     iou = output.iou.split(counts) if output.iou is not None else [None] * len(counts)
     found: list[Masks] = []
