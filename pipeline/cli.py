@@ -293,31 +293,6 @@ def ablate(
     outcome.check()
 
 
-@app.command()
-def predict(
-    detector: Detector,
-    run: RunDir,
-    images: Annotated[str, typer.Option(help="A folder, a quoted glob pattern or one file.", metavar="PATH")],
-    out: Annotated[Path, typer.Option(help="Gets overlays/, sheet.jpg, results.json, images.json.", metavar="DIR")],
-    weights: Weights = None,
-    min_score: Annotated[float, typer.Option(help="Masks below are not drawn.", min=0, max=1)] = 0.4,
-    device: Device = "cpu",
-) -> None:
-    """New images -> masks: overlays and COCO JSON.
-
-    \b
-    Example:
-    python -m pipeline predict --detector hdetr-r50 --weights r50.pth --run runs/first --images photos --out masks
-    """
-    from . import predict as stage
-
-    print(
-        stage.main(
-            detector=detector, weights=weights, run=run, images=images, out=out, min_score=min_score, device=device
-        )
-    )
-
-
 app.add_typer(cli_results.app)
 app.add_typer(cli_about.app)
 

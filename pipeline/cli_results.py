@@ -1,4 +1,4 @@
-"""The commands that look back at runs: report, tensorboard, export."""
+"""What a run is good for: predict, report, export, tensorboard."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +7,48 @@ import typer
 
 from featcache.output import print_json
 
+from .options import Detector, Device, RunDir, Weights, names
+
 app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def predict(
+    detector: Detector,
+    run: RunDir,
+    images: Annotated[str, typer.Option(help="A folder, a quoted glob pattern or one file.", metavar="PATH")],
+    out: Annotated[Path, typer.Option(help="Gets overlays/, sheet.jpg, results.json, images.json.", metavar="DIR")],
+    weights: Weights = None,
+    min_score: Annotated[float, typer.Option(help="Masks below are not drawn.", min=0, max=1)] = 0.4,
+    views: Annotated[
+        str,
+        typer.Option(
+            help="Average each mask over these views of the image that show its box whole: hflip,crop1,crop2.",
+            metavar="NAMES",
+        ),
+    ] = "",
+    device: Device = "cpu",
+) -> None:
+    """New images -> masks: overlays and COCO JSON.
+
+    \b
+    Example:
+    python -m pipeline predict --detector hdetr-r50 --weights r50.pth --run runs/first --images photos --out masks
+    """
+    from . import predict as stage
+
+    print(
+        stage.main(
+            detector=detector,
+            weights=weights,
+            run=run,
+            images=images,
+            out=out,
+            min_score=min_score,
+            views=names(views),
+            device=device,
+        )
+    )
 
 
 @app.command()

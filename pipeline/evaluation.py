@@ -70,7 +70,12 @@ def predictor(head: MaskHead, source: Cached, views: Sequence[str] = ()) -> Pred
     def predict(batch: Batch) -> Masks:
         if not views:
             return finite(head.predict(batch.features, batch.counts)[0], batch)
-        return finite(predict_looks(head, looks(source, batch, views)), batch)
+        info = batch.infos[0]
+        index = source.cache.index_of(info.id)
+        seen = looks(
+            batch.features, info, views, lambda view: source.batch([(index, view)]).features, first=batch.views[0]
+        )
+        return finite(predict_looks(head, seen), batch)
 
     return predict
 

@@ -10,13 +10,15 @@ from PIL import Image
 from featcache import CacheSpec, ImageInfo
 from featcache.progress import Progress, written
 
-from .data.coco import Category
+from .data.coco import Category, view_of
 from .data.images import UnreadableImageError, find_images, open_image, several_unreadable
 from .data.transforms import view_to_original
-from .detectors.base import FrozenDetector, source_of
+from .data.views import check_view
+from .detectors.base import Features, FrozenDetector, source_of
 from .detectors.registry import build_detector
 from .files import write_json
 from .heads.base import MaskHead, Masks
+from .heads.looks import looks, predict_looks
 from .masks import rle
 from .masks.image_results import finished
 from .masks.results import Result, box_results, mask_results
@@ -26,6 +28,8 @@ from .masks.viz import draw_masks, sheet
 from .training.checkpoint import check_features, load_head
 
 SHEET_IMAGES = 12
+WHOLE = "orig"
+"""The view that is the image itself."""
 
 
 def main(
@@ -37,6 +41,7 @@ def main(
     out: Path,
     min_score: float = 0.4,
     device: str = "cpu",
+    views: Sequence[str] = (),
 ) -> Path:
     """Masks of a folder, a glob pattern or one image file; returns the output folder.
 
@@ -45,7 +50,12 @@ def main(
     segmentation the overlays show its segments; these are in semantic/ or panoptic/ and its JSON, in COCO's panoptic
     format. Images are turned upright as their EXIF data ask. Those that cannot be read are left out and listed in the
     UnreadableImageError raised at the end.
+
+    views: masks are means over these views of the image and the image itself, each over the views that show its
+    detection whole (`heads/looks.py`); the detector runs once more for each.
     """
+    for view in views:
+        check_view(view)
     files = find_images(images)
     model = build_detector(detector, weights, device=device)
     head, trained = load_head(run, device)
@@ -65,9 +75,9 @@ def main(
             except UnreadableImageError as error:
                 failed.append(error)
             else:
-                masks = predict_masks(image, model, head)
-                found = coco_results(image, image_id, masks, trained.categories)
                 info = ImageInfo(image_id, image.height, image.width, str(file))
+                masks = predict_masks(image, model, head, info, views)
+                found = coco_results(image, image_id, masks, trained.categories)
                 if masks.queries is None:
                     picture = overlay(image, found, trained.categories, min_score)
                 else:
@@ -112,13 +122,22 @@ def predict_image(
     image: Image.Image, image_id: int, model: FrozenDetector, head: MaskHead, categories: Sequence[Category]
 ) -> list[Result]:
     """Every detection of one image with its mask, best score first."""
-    return coco_results(image, image_id, predict_masks(image, model, head), categories)
+    info = ImageInfo(image_id, image.height, image.width, "")
+    return coco_results(image, image_id, predict_masks(image, model, head, info), categories)
 
 
 @torch.inference_mode()
-def predict_masks(image: Image.Image, model: FrozenDetector, head: MaskHead) -> Masks:
-    """What the head says about one image."""
-    return head.predict(model.detect(model.transform(image)[None]))[0]
+def predict_masks(
+    image: Image.Image, model: FrozenDetector, head: MaskHead, info: ImageInfo, views: Sequence[str] = ()
+) -> Masks:
+    """What the head says about one image; views: see `main`."""
+
+    def see(view: str) -> Features:
+        return model.detect(model.transform(image, view_of(info, view))[None])
+
+    if not views:
+        return head.predict(see(WHOLE))[0]
+    return predict_looks(head, looks(see(WHOLE), info, views, see, first=WHOLE))
 
 
 def coco_results(image: Image.Image, image_id: int, masks: Masks, categories: Sequence[Category]) -> list[Result]:

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from tiny import Tiny, write_tiny
 from featcache import Cache
 from pipeline import evaluate, extract, predict, train
 from pipeline.data.images import UnreadableImageError, open_image
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +29,43 @@ def run_predict(tiny: Tiny, run: Path, images: str, out: Path) -> Path:
 def test_live_results_equal_those_from_the_cache(trained: tuple[Tiny, Path, Path], tmp_path: Path) -> None:
     tiny, cache, run = trained
     out = run_predict(tiny, run, str(tiny.images), tmp_path / "out")
-    live = json.loads((out / "results.json").read_text())
     evaluate.main(cache=cache, run=run)
-    masks, boxes = (json.loads((run / name).read_text()) for name in ("results.json", "boxes.json"))
+    assert_same_results(out, run)
+    assert {record["id"] for record in json.loads((out / "images.json").read_text())} == {
+        info.id for info in Cache(cache).images
+    }
+
+
+def test_views_of_live_images_equal_those_from_the_cache(tmp_path: Path) -> None:
+    tiny = write_tiny(tmp_path / "data")
+    views = ("orig", "hflip", "lsj1", "scale0.5")
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "cache", codec="none", views=views)
+    settings = {"hidden": "8", "roi": "8", "image_layers": "1", "box_layers": "1", "heads": "2", "steps": "2"}
+    run = train.main(cache=cache, head="mask-frozen-detr", run=tmp_path / "run", settings=settings)
+    options: dict[str, Any] = {
+        "detector": str(tiny.toml),
+        "weights": tiny.weights,
+        "run": run,
+        "images": str(tiny.images),
+    }
+    plain = predict.main(**options, out=tmp_path / "plain")
+    out = predict.main(**options, out=tmp_path / "out", views=views[1:])
+    assert (plain / "results.json").read_bytes() != (out / "results.json").read_bytes()
+    evaluate.main(cache=cache, run=run, views=["all"])
+    assert_same_results(out, run)
+    with pytest.raises(UsageError, match="unknown view 'vflip'"):
+        predict.main(**options, out=tmp_path / "no", views=["vflip"])
+
+
+def assert_same_results(predicted: Path, evaluated: Path) -> None:
+    live = json.loads((predicted / "results.json").read_text())
+    masks, boxes = (json.loads((evaluated / name).read_text()) for name in ("results.json", "boxes.json"))
     cached = [{**box, **mask} for mask, box in zip(masks, boxes, strict=True)]
     key = lambda result: (result["image_id"], -result["score"], result["category_id"], result["bbox"])  # noqa: E731
     for one, other in zip(sorted(live, key=key), sorted(cached, key=key), strict=True):
         assert one["segmentation"] == other["segmentation"]
         assert one["score"] == pytest.approx(other["score"], abs=1e-6)
         assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-4)
-    assert {record["id"] for record in json.loads((out / "images.json").read_text())} == {
-        info.id for info in Cache(cache).images
-    }
 
 
 def test_every_image_has_an_overlay_and_the_first_are_on_the_sheet(

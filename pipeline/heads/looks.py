@@ -1,15 +1,16 @@
 """One image seen in several views: masks from the mean of what a head says of a detection in each that shows it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from featcache import ImageInfo
+
 from ..data.coco import view_of
-from ..data.sources import Batch, Cached
 from ..data.transforms import original_to_view, view_to_original
-from ..data.views import View, resolve
+from ..data.views import View
 from ..detectors.base import Features
 from ..errors import PipelineError
 from .base import HeadOutput, MaskHead, Masks, scored_masks
@@ -35,19 +36,24 @@ class Look:
     detail in each direction."""
 
 
-def looks(source: Cached, batch: Batch, views: Sequence[str]) -> list[Look]:
-    """What a batch of one image shows, and these views of its image where they show a detection whole."""
-    features, info, own = batch.features, batch.infos[0], view_of(batch.infos[0], batch.views[0])
-    boxes, image_hw = features.boxes[0], (info.height, info.width)
+def looks(
+    features: Features, info: ImageInfo, views: Sequence[str], see: Callable[[str], Features], *, first: str = "orig"
+) -> list[Look]:
+    """What the first view of an image shows, and each of these views where it shows a detection whole.
+
+    features: of the first view, b = 1, with its detections. see: gives the features of a view by its name. Raises
+    UsageError for an unknown name.
+    """
+    image_hw, own = (info.height, info.width), view_of(info, first)
+    boxes = features.boxes[0]
     boxes_xyxy = view_to_original(boxes, image_hw, own)
-    found = [Look(features, boxes, torch.ones(len(boxes), dtype=torch.bool), False, _weight(own))]
+    found = [Look(features, boxes, torch.ones_like(boxes[:, 0], dtype=torch.bool), False, _weight(own))]
     for name in views:
-        view = resolve(name, info.id, image_hw)
+        view = view_of(info, name)
         whole = shown_whole(boxes_xyxy, view)
-        if name != batch.views[0] and whole.any():
+        if name != first and whole.any():
             rows = original_to_view(boxes_xyxy, image_hw, view).to(boxes.dtype)
-            other = source.batch([(source.cache.index_of(info.id), name)]).features
-            found.append(Look(other, rows, whole, view.mirrored != own.mirrored, _weight(view)))
+            found.append(Look(see(name), rows, whole, view.mirrored != own.mirrored, _weight(view)))
     return found
 
 

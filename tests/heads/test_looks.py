@@ -9,9 +9,10 @@ import torch
 from tiny import write_tiny
 from torch import Tensor
 
+from featcache import ImageInfo
 from pipeline import extract
 from pipeline.data.sources import Cached
-from pipeline.data.transforms import original_to_view, view_to_original
+from pipeline.data.transforms import flip_boxes, view_to_original
 from pipeline.data.views import View, resolve
 from pipeline.detectors.base import Features
 from pipeline.heads.base import HeadOutput, MaskHead
@@ -109,7 +110,7 @@ def test_the_views_of_a_cache_show_boxes_where_they_are(tmp_path: Path) -> None:
     info = batch.infos[0]
     image_hw = (info.height, info.width)
     boxes_xyxy = view_to_original(boxes, image_hw)
-    found = looks(source, batch, VIEWS)
+    found = looks(batch.features, info, VIEWS, lambda name: source.batch([(2, name)]).features)
     assert found[0].features is batch.features
     assert found[0].whole.all()
     weights = [one.weight for one in found]
@@ -127,13 +128,8 @@ def test_the_views_of_a_cache_show_boxes_where_they_are(tmp_path: Path) -> None:
         torch.testing.assert_close(one.features.levels[0], stored.levels[0], atol=0, rtol=0)
 
 
-def test_a_cache_may_begin_with_another_view(tmp_path: Path) -> None:
-    tiny = write_tiny(tmp_path / "data")
-    arguments: dict[str, Any] = tiny.arguments
-    source = Cached(extract.main(**arguments, cache=tmp_path / "c", views=("hflip", "orig")))
-    batch = source.batch([(0, "hflip")])
-    found = looks(source, batch, ["orig"])
+def test_the_first_view_may_be_another() -> None:
+    info, own = ImageInfo(7, *HW, "7.png"), features(1)
+    found = looks(own, info, ["hflip", "orig"], lambda name: features(2), first="hflip")
     assert [one.mirrored for one in found] == [False, True]
-    image_hw = (batch.infos[0].height, batch.infos[0].width)
-    same = original_to_view(view_to_original(found[0].boxes, image_hw, "hflip"), image_hw, "orig")
-    torch.testing.assert_close(found[1].boxes.double(), same, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[1].boxes, flip_boxes(own.boxes[0]))
