@@ -1,5 +1,6 @@
 """The pieces of a small cache of random maps, for the tests of this folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,9 @@ def flip_byte(file: Path, position: int) -> None:
     data = bytearray(file.read_bytes())
     data[position] ^= 0x10
     file.write_bytes(data)
+
+
+def json_of(result: tuple[int, str, str], code: int = 0) -> Any:
+    """What a command with --json printed, where it ended with this code."""
+    assert result[0] == code, result[2]
+    return json.loads(result[1])

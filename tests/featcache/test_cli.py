@@ -2,8 +2,6 @@
 
 import json
 import os
-import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,34 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cache_toy import flip_byte, make_features, make_images, make_spec, make_truth
+from cache_toy import json_of, make_features, make_images, make_spec, make_truth
 from PIL import Image
 
 from featcache import Cache, CacheWriter
-from featcache.cli import main
 from featcache.disk import disk_usage
 from featcache.lock import living_writer
 
 Maker = Callable[..., Path]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """run("info", path) -> (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["featcache", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return run
-
-
-def json_of(result: tuple[int, str, str], code: int = 0) -> Any:
-    assert result[0] == code, result[2]
-    return json.loads(result[1])
 
 
 def test_help_does_not_import_torch_or_zarr() -> None:
@@ -267,96 +245,6 @@ def test_show(run: Callable[..., Any], make_cache: Maker, tmp_path: Path) -> Non
     with Image.open(out) as sheet:
         assert not np.array_equal(np.asarray(sheet), pixels)
     assert "box_cxcywh" in run("show", path, 102, "--min-score", 0)[1]
-
-
-def test_verify_exit_codes_and_repair(run: Callable[..., Any], make_cache: Maker) -> None:
-    path = make_cache(3)
-    data = json_of(run("verify", path, "--deep", "--json"))
-    keys = ["good", "deep", "images", "done", "checked", "problems", "damage", "marked", "repair"]
-    assert list(data) == keys
-    file = path / "views/orig/maps/c1/c.1.0.0"
-    file.write_bytes(file.read_bytes()[:-1])
-    code, out, _ = run("verify", path, "--deep")
-    assert code == 1
-    assert "damaged: image 101, view orig, c1: checksum does not match" in out
-    assert f"repair:  featcache verify {path} --deep --images 101 --repair && python -m pipeline extract" in out
-    assert json_of(run("verify", path, "--deep", "--json"), code=1)["damage"][0] == {
-        "image_id": 101,
-        "view": "orig",
-        "level": "c1",
-        "what": "checksum does not match",
-    }
-    code, out, _ = run("verify", path, "--deep", "--images", "101", "--repair")
-    assert code == 0
-    assert "marked 1 as not done" in out
-    assert json_of(run("ls", path, "--missing", "--json"))[0]["image_id"] == 101
-    assert run("verify", path, "--deep")[0] == 0
-
-
-COPIES = {
-    "all of it": [],
-    "some images, levels and views": ["--images", "100,101,104", "--levels", "e16", "--views", "hflip"],
-    "another codec": ["--codec", "uint8", "--max-error", "0.01"],
-}
-
-
-@pytest.mark.parametrize("kind", COPIES)
-def test_the_command_that_verify_prints_repairs_a_copy(
-    run: Callable[..., Any], make_cache: Maker, tmp_path: Path, kind: str
-) -> None:
-    """From its source, whatever it leaves out and however it is coded, and under a name that it was given later."""
-    source = make_cache(5, codec="none", views=("orig", "hflip"), shard=2)
-    first, copied, sound = tmp_path / "first", tmp_path / "small copy", tmp_path / "sound"
-    for target in (first, sound):
-        assert run("copy", source, target, *COPIES[kind])[0] == 0
-    first.rename(copied)
-    flip_byte(copied / "views/hflip/maps/e16/c.0.0.0", 3)
-    code, out, _ = run("verify", copied, "--deep")
-    assert code == 1
-    command = out.splitlines()[-1].removeprefix("repair:  ")
-    assert command.endswith(f" --repair && featcache copy {source} '{copied}' --missing")
-    for part in command.split(" && "):
-        assert run(*shlex.split(part)[1:])[0] == 0
-    assert run("verify", copied, "--deep")[:2] == (0, run("verify", sound, "--deep")[1])
-    assert run("diff", copied, sound)[0] == 0
-
-
-@pytest.mark.parametrize("kind", ["copy", "prune"])
-def test_a_copy_without_its_source_is_repaired_from_another_extraction(
-    run: Callable[..., Any], make_cache: Maker, tmp_path: Path, kind: str
-) -> None:
-    command, path = "python -m pipeline extract --images 'a b' --cache X", tmp_path / "path"
-    source = make_cache(3, recipe={"command": command})
-    if kind == "copy":
-        assert run("copy", source, path, "--levels", "e16")[0] == 0
-        shutil.rmtree(source)
-    else:
-        assert run("prune", source, "--levels", "e16", "--yes")[0] == 0
-        source.rename(path)
-    flip_byte(path / "views/orig/maps/e16/c.1.0.0", 3)
-    extract, copy = command.replace("X", f"{path}.again"), f"featcache copy {path}.again {path} --missing"
-    repair = json_of(run("verify", path, "--deep", "--json"), code=1)["repair"]
-    assert repair == f"featcache verify {path} --deep --images 101 --repair && {extract} && {copy}"
-    assert run("verify", path, "--deep", "--repair")[0] == 0
-    make_cache(3, name="path.again")
-    assert run(*shlex.split(copy)[1:])[0] == 0
-    assert json_of(run("verify", path, "--deep", "--json"))["done"] == {"orig": 3}
-
-
-def test_missing_takes_everything_from_a_copy(run: Callable[..., Any], make_cache: Maker, tmp_path: Path) -> None:
-    source, other = make_cache(3, order=[0, 2]), make_cache(3, name="other", source={"name": "other"})
-    assert run("copy", source, tmp_path / "copy")[0] == 0
-    make_cache(3)  # the source goes on
-    assert json_of(run("copy", source, tmp_path / "copy", "--missing", "--dry-run", "--json"))["done"] == {"orig": 1}
-    assert run("copy", source, tmp_path / "copy", "--missing")[0] == 0
-    assert run("diff", source, tmp_path / "copy")[0] == 0
-    code, _, err = run("copy", other, tmp_path / "copy", "--missing")
-    assert code == 1
-    assert "copy is no copy of" in err
-    assert "source.name: 'toy', and 'other' of such a copy" in err
-    code, _, err = run("copy", source, tmp_path / "copy", "--missing", "--codec", "fp16")
-    assert code == 2
-    assert "--missing takes codec" in err
 
 
 def test_diff(run: Callable[..., Any], make_cache: Maker) -> None:
