@@ -28,7 +28,8 @@ figure svg { max-width: 460px }
 figure svg text { font-size: 12px; fill: var(--ink); font-family: inherit }
 .scroll { overflow-x: auto; margin: 12px 0 } .scroll:focus-visible { outline: 2px solid #0b5cad }
 table { border-collapse: collapse; font-size: .95rem; font-variant-numeric: tabular-nums }
-caption { text-align: left; font-weight: 600; padding: 4px 0; position: sticky; left: 0; width: min(100%, calc(100vw - 32px)) }
+caption { text-align: left; font-weight: 600; padding: 4px 0; position: sticky; left: 0;
+  width: min(100%, calc(100vw - 32px)) }
 th, td { padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 thead th { vertical-align: bottom; white-space: normal; overflow-wrap: break-word; min-width: 4.5em; max-width: 14em }
 th[scope=row], thead th:first-child { text-align: left; font-weight: 400; position: sticky; left: 0; background: #fff }

@@ -1,105 +1,22 @@
-"""Many heads in one pass: each ends as it would alone, whatever happens to it and to the others."""
+"""Many heads in one pass: each ends as it would alone, and the table tells what they cost and reach."""
 
-import csv
-import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ablate_toy import BASELINE, SETTINGS, TABLE, alone, losses, read, run, same_weights, write
 from discs import write_discs
 from tiny import write_tiny
 from typer.testing import CliRunner, Result
 
 from featcache import Cache, Loader
-from pipeline import ablate, evaluate, extract, train
+from pipeline import ablate, evaluate, extract
 from pipeline.cli import app
 from pipeline.describe import Inputs, describe
 from pipeline.errors import PipelineError, UsageError
-from pipeline.heads import base as base_file
 from pipeline.training.checkpoint import load_head
-from pipeline.training.trainer import Trainer
-
-TABLE = """
-about = "Small heads"
-detector = "hdetr-r50"
-head = "unet"
-[settings]
-hidden = 16
-roi = 8
-warmup = 0
-amp = "off"
-log_every = 4
-checkpoint_every = 5
-rois_per_image = 4
-[[rows]]
-name = "U of 2, dropout"
-settings = { box_layers = 2, dropout = 0.2 }
-paper = { AP = 44.0, params = 1.51 }
-[[rows]]
-name = "paper's encoder"
-head = "mask-frozen-detr"
-settings = { dropout = 0.1, jitter = 0.2, ema = 0.9 }
-paper = { AP = 45.2, gflops = 28.3 }
-[[rows]]
-name = "no image encoder"
-settings = { image_encoder = "none" }
-"""
-BASELINE = """
-[[rows]]
-name = "baseline"
-head = "base.toml"
-"""
-SETTINGS = {"batch_size": "2"}
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_discs(tmp_path_factory.mktemp("ablate") / "cache")
-
-
-@pytest.fixture
-def toml(tmp_path: Path) -> Path:
-    return write(tmp_path, TABLE)
-
-
-def write(folder: Path, text: str) -> Path:
-    (folder / "small.toml").write_text(text)
-    return folder / "small.toml"
-
-
-def run(toml: Path, cache: Path, out: Path, **options: Any) -> ablate.Outcome:
-    return ablate.main(
-        **{"ablation": str(toml), "cache": cache, "out": out, "settings": SETTINGS, "steps": "7", **options}
-    )
-
-
-def alone(outcome: ablate.Outcome, cache: Path, folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Each trained head of an ablation, and the same head trained by `train` alone from a TOML of its own."""
-    for member in outcome.members:
-        recipe = json.loads((member.folder / "config.json").read_text())["recipe"]
-        file = folder / f"{member.folder.name}.toml"
-        lines = [f'family = "{recipe["family"]}"', f'about = "{recipe["about"]}"']
-        for table in ("head", "train"):
-            lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in recipe[table].items())]
-        file.write_text("\n".join(lines))
-        yield member.folder, train.main(cache=cache, head=str(file), run=folder / f"{member.folder.name}-alone")
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    first, second = (torch.load(folder / "head.pt", weights_only=True) for folder in (one, other))
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def losses(folder: Path) -> list[tuple[int, float]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"]) for line in lines]
 
 
 def test_each_head_equals_the_one_trained_alone(toml: Path, cache: Path, tmp_path: Path) -> None:
@@ -163,142 +80,6 @@ def test_rows_of_other_batch_sizes_views_and_steps(cache: Path, tmp_path: Path) 
     assert all(same_weights(*pair) for pair in alone(outcome, cache, tmp_path))
     images = {member.row.name: outcome.metrics[member.folder]["images"] for member in outcome.members}
     assert images == {**dict.fromkeys(images, 6), "held out": 2}
-
-
-class PowerCut(BaseException):
-    """Nothing catches this one."""
-
-
-@pytest.mark.parametrize(
-    ("function", "calls"), [("step", 2), ("step", 17), ("_save", 2), ("_save", 4), ("write_head", 2)]
-)
-def test_killed_anywhere_the_same_command_goes_on(
-    toml: Path, cache: Path, tmp_path: Path, function: str, calls: int
-) -> None:
-    """Also where some heads have written their checkpoint and others have not."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    outcome = run(toml, cache, whole)
-    left = calls
-
-    def dying(original: Any) -> Any:
-        def call(*args: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise PowerCut
-            return original(*args)
-
-        return call
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, function, dying(getattr(Trainer, function)))
-        with pytest.raises(PowerCut):
-            run(toml, cache, cut)
-    run(toml, cache, cut)
-    for member in outcome.members:
-        assert same_weights(member.folder, cut / member.folder.name)
-        assert losses(member.folder) == losses(cut / member.folder.name)
-    assert _without_costs(whole / "table.csv") == _without_costs(cut / "table.csv")
-
-
-def read(table: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(table.read_text().splitlines()))
-
-
-def _without_costs(table: Path) -> list[dict[str, str]]:
-    return [{key: value for key, value in row.items() if not key.startswith("step_")} for row in read(table)]
-
-
-def test_a_killed_process_goes_on(toml: Path, cache: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "pipeline", "ablate", str(toml), "--cache", str(cache), "--out", str(tmp_path / "cut"),
-        "--steps", "30", "--batch-size", "2",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    checkpoint = tmp_path / "cut" / "no-image-encoder" / "checkpoint.pt"
-    while process.poll() is None and not checkpoint.exists():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "cut" / "table.md").exists()
-    whole = run(toml, cache, tmp_path / "whole", steps="30")
-    run(toml, cache, tmp_path / "cut", steps="30")
-    assert all(same_weights(member.folder, tmp_path / "cut" / member.folder.name) for member in whole.members)
-
-
-def test_ctrl_c_saves_every_head_at_the_same_step(toml: Path, cache: Path, tmp_path: Path) -> None:
-    step, calls = Trainer.step, iter(range(100))
-
-    def interrupting(*args: Any) -> Any:
-        if next(calls) == 7:  # amid the third step of the three heads
-            signal.raise_signal(signal.SIGINT)
-        return step(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupting)
-        with pytest.raises(PipelineError, match=r"stopped by Ctrl-C after step 3 of 7"):
-            run(toml, cache, tmp_path / "cut")
-    saved = [torch.load(file, weights_only=True)["step"] for file in (tmp_path / "cut").glob("*/checkpoint.pt")]
-    assert saved == [3, 3, 3]
-    run(toml, cache, tmp_path / "cut")
-    whole = run(toml, cache, tmp_path / "whole")
-    assert all(same_weights(member.folder, tmp_path / "cut" / member.folder.name) for member in whole.members)
-
-
-def test_a_head_that_diverges_drops_out_and_the_others_go_on(
-    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bad = '[[rows]]\nname = "too fast"\nsettings = { lr = 1e30 }\n'
-    outcome = run(write(tmp_path, TABLE.replace("[[rows]]", bad + "[[rows]]", 1)), cache, tmp_path / "out")
-    (folder,) = outcome.failures
-    assert folder == tmp_path / "out" / "too-fast"
-    words = capsys.readouterr().err
-    assert "head 'too fast' (seed 0) drops out: the loss is not finite at step" in words
-    assert "'bce'" in words
-    good = run(write(tmp_path, TABLE), cache, tmp_path / "good")
-    for member in good.members:
-        assert same_weights(member.folder, tmp_path / "out" / member.folder.name)
-    rows = read(tmp_path / "out" / "table.csv")
-    assert [bool(row["failed"]) for row in rows] == [True, False, False, False]
-    assert rows[0]["AP"] == ""
-    assert "| too fast | failed |" in outcome.table
-    with pytest.raises(PipelineError, match="1 of 4 did not come to the end: head 'too fast'"):
-        outcome.check()
-    with pytest.raises(PipelineError, match="not trained to its end"):
-        load_head(folder)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory."),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
-        ZeroDivisionError("a bug"),
-    ],
-)
-def test_a_head_without_memory_drops_out_and_is_tried_again(
-    toml: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
-) -> None:
-    """The first attempt fails amid the pass, the second command takes up this head alone, at its own step."""
-    build = base_file.build_targets
-
-    def failing(batch: Any, categories: Any, config: Any, generator: Any) -> Any:
-        if config.ema == 0.9 and next(calls) == 6:
-            raise error
-        return build(batch, categories, config, generator)
-
-    calls = iter(range(100))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base_file, "build_targets", failing)
-        outcome = run(toml, cache, tmp_path / "out")
-    assert list(outcome.failures) == [tmp_path / "out" / "paper-s-encoder"]
-    words = capsys.readouterr().err
-    assert "head 'paper's encoder' (seed 0) drops out" in words
-    assert ("a bug" if isinstance(error, ZeroDivisionError) else "out of memory at step 6, batch of 2 images") in words
-    again = run(toml, cache, tmp_path / "out")
-    assert not again.failures
-    whole = run(toml, cache, tmp_path / "whole")
-    assert all(same_weights(member.folder, tmp_path / "out" / member.folder.name) for member in whole.members)
 
 
 def test_what_was_done_is_not_done_again(toml: Path, cache: Path, tmp_path: Path) -> None:
