@@ -41,6 +41,7 @@ class Loader:
     `load_state_dict` before a pass continue with the batch that would have come next. Only done images are given;
     an image asked for in `indices` that is not done raises NotDoneError.
 
+    levels: those that are read, none of them too; None for all.
     wanted: of levels in bands, read only those that hold these rows (`Cache.read`); it is called in the threads.
     """
 
@@ -64,7 +65,7 @@ class Loader:
             raise CacheError("batch_size, threads and depth must be at least 1")
         self.cache = cache
         self.batch_size = batch_size
-        self.levels = [cache.spec.level(name).name for name in levels or [level.name for level in cache.spec.levels]]
+        self.levels = [cache.spec.level(name).name for name in (cache.spec.level_names if levels is None else levels)]
         self.shuffle = shuffle
         self.seed = seed
         self.device = torch.device(device)

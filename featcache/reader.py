@@ -92,7 +92,7 @@ class Cache:
         return self.entry(self.index_of(image_id), view)
 
     def entry(self, index: int, view: str | None = None, levels: Sequence[str] | None = None) -> Entry:
-        """Image `index` in a view (the first by default), with all levels or those named."""
+        """Image `index` in a view (the first by default), with all levels or those named, if any."""
         return self.decode(self.read(index, self._view(view), levels))
 
     def window(self, index: int, level: str, y0: int, y1: int, view: str | None = None) -> Tensor:
@@ -133,6 +133,7 @@ class Cache:
     ) -> Record:
         """Stored values of one image, checked against their checksums; maps go into `out` where given.
 
+        levels: only these, none of them too; None for all.
         wanted: of levels in bands, read only the bands that hold these rows; `Record.read` says which those are.
         """
         index = self._checked(index, view)
@@ -140,7 +141,7 @@ class Cache:
         record = Record(index, view, {}, rows)
         nothing: Mapping[str, Sequence[tuple[int, int]]] = {}
         spans = wanted(self.decode(record)) if wanted is not None else nothing
-        for name in levels or [level.name for level in self.spec.levels]:
+        for name in self.spec.level_names if levels is None else levels:
             level, (h, w) = self.spec.level(name), rows["level_hw"][self.spec.position(name)].tolist()
             tokens = self.empty_tokens(name) if out is None else out[name]
             bands: Sequence[int] = range(level.bands)

@@ -110,14 +110,17 @@ class CacheSpec:
             if not name.replace("_", "").isalnum() or self.further_truth.count(name) > 1:
                 raise CacheError(f"name {name!r} of a ground truth must be letters, digits, '_', and given once")
 
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """In their order."""
+        return tuple(level.name for level in self.levels)
+
     def level(self, name: str) -> LevelSpec:
         """The level of that name; raises CacheError naming those there are."""
         for level in self.levels:
             if level.name == name:
                 return level
-        raise CacheError(
-            f"no level {name!r} in this cache", f"levels: {', '.join(level.name for level in self.levels)}"
-        )
+        raise CacheError(f"no level {name!r} in this cache", f"levels: {', '.join(self.level_names)}")
 
     def position(self, name: str) -> int:
         """Place of a level in `levels`."""

@@ -64,7 +64,7 @@ def main(
     source = Cached(cache, device)
     views = _views(source, views)
     if reference:
-        contender = Contender(run, _reference(reference, source.categories))
+        contender = Contender(run, _reference(reference, source.categories), maps_read=())
     else:
         contender = _contender(run, source, holdout, force=force, best=best, views=views)
     indices = images_to_evaluate(source, holdout)

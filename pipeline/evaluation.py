@@ -18,7 +18,8 @@ from pycocotools.coco import COCO
 from featcache.progress import Progress, read
 
 from .data.panoptic import CATEGORIES
-from .data.sources import Batch, Cached
+from .data.sources import Batch, Cached, maps_asked_for
+from .detectors.base import Features
 from .errors import PipelineError
 from .files import JsonList, write_json
 from .heads.base import MaskHead, Masks
@@ -57,11 +58,13 @@ class Contender:
     predict: Predict
     head: MaskHead | None = None
     """What `predict` runs, to give its memory back."""
+    maps_read: tuple[str, ...] | None = None
+    """The maps that `predict` looks at, None for all."""
 
     @classmethod
     def of_head(cls, folder: Path, head: MaskHead, source: Cached, views: Sequence[str] = ()) -> "Contender":
         """A trained head; for the rest see `predictor`."""
-        return cls(folder, predictor(head, source, views), head)
+        return cls(folder, predictor(head, source, views), head, head.maps_read)
 
 
 def predictor(head: MaskHead, source: Cached, views: Sequence[str] = ()) -> Predict:
@@ -72,9 +75,11 @@ def predictor(head: MaskHead, source: Cached, views: Sequence[str] = ()) -> Pred
             return finite(head.predict(batch.features, batch.counts)[0], batch)
         info = batch.infos[0]
         index = source.cache.index_of(info.id)
-        seen = looks(
-            batch.features, info, views, lambda view: source.batch([(index, view)]).features, first=batch.views[0]
-        )
+
+        def see(view: str) -> Features:
+            return source.batch([(index, view)], head.maps_read).features
+
+        seen = looks(batch.features, info, views, see, first=batch.views[0])
         return finite(predict_looks(head, seen), batch)
 
     return predict
@@ -123,7 +128,7 @@ def evaluate_contenders(
     errors: write metrics/lost_ap.json and boxes.json too, for five more evaluations of each contender. boundary: take
     boundary AP too, the dearest figure, where its package is installed.
     """
-    view = source.cache.views[0]
+    view, maps = source.cache.views[0], maps_asked_for((one.maps_read for one in contenders), source.spec)
     scores = [_Scores(contender) for contender in contenders]
     boxes: list[Result] = []
     if not scores:
@@ -131,7 +136,7 @@ def evaluate_contenders(
     before = source.cache.bytes_read
     with Progress(len(indices), "images") as progress:
         for index in indices:
-            batch = source.batch([(index, view)])
+            batch = source.batch([(index, view)], maps)
             found: ImageResults | None = None
             for score in list(scores):
                 try:

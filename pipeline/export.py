@@ -59,8 +59,8 @@ def main(*, cache: Path, run: Path, out: Path, formats: Sequence[Format] = ("pt2
     source = Cached(cache)
     head, trained = load_head(run)
     check_features(trained, source.cache.spec, f"cache {cache}")
-    module = exported_head(_plain(head), trained.recipe.family, trained.widths.encoder).eval()
-    samples = [sample for sample in _samples(source, 4 * IMAGES) if _steady(module, sample)][:IMAGES]
+    module = exported_head(_plain(head), trained.recipe.family).eval()
+    samples = [sample for sample in _samples(source, module.maps, 4 * IMAGES) if _steady(module, sample)][:IMAGES]
     if not samples:
         raise PipelineError(
             f"cache {cache} has no image to check an export on: of each, rounding errors change what the head says",
@@ -86,11 +86,11 @@ def _plain(head: MaskHead) -> MaskHead:
     return head.to(memory_format=torch.contiguous_format)
 
 
-def _samples(source: Cached, count: int) -> Iterator[Sample]:
-    """The first images in float32: the very first with all its detections, the others with fewer."""
+def _samples(source: Cached, maps: Sequence[str], count: int) -> Iterator[Sample]:
+    """The first images with these maps, in float32: the very first with all its detections, the others with fewer."""
     view = source.cache.views[0]
     for number, index in enumerate(source.finished([view])[:count]):
-        batch = source.batch([(index, view)])
+        batch = source.batch([(index, view)], maps)
         features = replace(batch.features, maps={name: one.float() for name, one in batch.features.maps.items()})
         n = max(1, batch.counts[0] // (1 + number % IMAGES))
         yield Sample(

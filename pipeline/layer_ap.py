@@ -39,7 +39,7 @@ def main(*, cache: Path, run: Path, holdout: int = 0, device: str = "cpu") -> li
     head, trained = load_head(run, source.device)
     check_features(trained, source.cache.spec, f"cache {source.cache.path}")
     indices = images_to_evaluate(source, holdout)
-    first = source.batch([(indices[0], source.cache.views[0])])
+    first = source.batch([(indices[0], source.cache.views[0])], head.maps_read)
     count = len(head.predict_layers(first.features, first.counts))
     if count == 1:
         raise PipelineError(
@@ -47,7 +47,10 @@ def main(*, cache: Path, run: Path, holdout: int = 0, device: str = "cpu") -> li
             "families with layers: mask2former, mask-dino, di-maskdino",
         )
     with tempfile.TemporaryDirectory(dir=run) as scratch:
-        contenders = [Contender(Path(scratch) / str(layer), _after(head, layer)) for layer in range(count)]
+        contenders = [
+            Contender(Path(scratch) / str(layer), _after(head, layer), maps_read=head.maps_read)
+            for layer in range(count)
+        ]
         identity = evaluation_identity(source, holdout, indices)
         found = evaluate_contenders(source, contenders, indices, identity=identity, drop=_fail, boundary=False)
     rows = [

@@ -150,8 +150,8 @@ def test_queries_of_one_score_are_the_same_queries(cache: Path, tmp_path: Path) 
     run = train.main(cache=cache, head="mask-dino", run=tmp_path / "run", settings=DINO)
     export.main(cache=cache, run=run, out=tmp_path / "out", formats=["onnx"])
     head, _ = load_head(run)
-    module = export.exported_head(head, "mask-dino", ("e16", "e32"))
-    (sample, *_) = export._samples(export.Cached(cache), 1)
+    module = export.exported_head(head, "mask-dino")
+    (sample, *_) = export._samples(export.Cached(cache), module.maps, 1)
     maps = {name: one.clone() for name, one in sample.features.maps.items()}
     maps["e16"][:, :, :, :2], maps["e16"][:, :, :, 2:] = maps["e16"][:, :, :1, :1], maps["e16"][:, :, -1:, -1:]
     ties = replace(sample, features=replace(sample.features, maps=maps))
@@ -189,7 +189,7 @@ def test_masks_give_the_same_boxes_in_a_graph(tmp_path: Path, kind: str) -> None
 
 def test_rows_that_changed_places_are_the_same_and_others_are_not(cache: Path, tmp_path: Path) -> None:
     run = train.main(cache=cache, head="mask-dino", run=tmp_path / "run", settings=DINO)
-    module = export.exported_head(load_head(run)[0], "mask-dino", ("e16", "e32"))
+    module = export.exported_head(load_head(run)[0], "mask-dino")
     said = [torch.randn(5, 2), torch.rand(5, 4), torch.randn(5, 4, 4)]
     moved = [one[[0, 2, 1, 3, 4]] for one in said]
     assert export._difference(module, said, moved) == 0
@@ -226,8 +226,8 @@ def test_heads_are_as_before_after_an_export() -> None:
 
 def test_the_head_in_export_mode_is_the_head(cache: Path, tmp_path: Path) -> None:
     head, _ = load_head(trained(cache, tmp_path / "run", query_encoder='["o2o","b2o","ffn"]'))
-    module = export.exported_head(export._plain(head), "mask-frozen-detr", ("e16", "e32"))
-    (sample, *_) = export._samples(export.Cached(cache), 1)
+    module = export.exported_head(export._plain(head), "mask-frozen-detr")
+    (sample, *_) = export._samples(export.Cached(cache), module.maps, 1)
     with torch.inference_mode(), export_mode.export_mode():
         logits, iou = module(*module.inputs_of(sample))
     with torch.inference_mode():

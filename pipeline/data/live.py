@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -41,9 +42,9 @@ class Live:
         """See `FeatureSource`: every image, in whatever views."""
         return list(range(len(self)))
 
-    def batch(self, pairs: Sequence[Pair]) -> Batch:
+    def batch(self, pairs: Sequence[Pair], levels: Sequence[str] | None = None) -> Batch:
         """See `FeatureSource`; raises UnreadableImageError."""
-        return self.compute(pairs, [self.read(pair) for pair in pairs])
+        return self.compute(pairs, [self.read(pair) for pair in pairs], levels)
 
     def stream(
         self,
@@ -52,18 +53,19 @@ class Live:
         views: Sequence[str],
         indices: Sequence[int],
         seed: int,
+        levels: Sequence[str] | None = None,
         wanted: Wanted | None = None,
     ) -> Stream:
         """See `FeatureSource`; the order is the one of a cache of these images."""
-        return _LiveStream(self, [(index, view) for index in indices for view in views], batch_size, seed)
+        return _LiveStream(self, [(index, view) for index in indices for view in views], batch_size, seed, levels)
 
     def read(self, pair: Pair) -> Tensor:
         """The network input of an image, "3 h w"."""
         index, view = pair
         return self.detector.transform(read_image(self.coco, index), self.coco.view(index, view))
 
-    def compute(self, pairs: Sequence[Pair], inputs: Sequence[Tensor]) -> Batch:
-        """The batch of these network inputs, laid out as one from a cache."""
+    def compute(self, pairs: Sequence[Pair], inputs: Sequence[Tensor], levels: Sequence[str] | None = None) -> Batch:
+        """The batch of these network inputs, laid out as one from a cache that is asked for `levels`."""
         groups: dict[torch.Size, list[int]] = {}
         for row, one in enumerate(inputs):
             groups.setdefault(one.shape, []).append(row)
@@ -76,6 +78,8 @@ class Live:
             else:
                 features, outputs = self.learner.learn(images)
                 decoded += _with_rows(outputs, rows)
+            if levels is not None:
+                features = replace(features, maps={name: features.map(name) for name in levels})
             entries |= {row: self._entry(pairs[row], features, place) for place, row in enumerate(rows)}
         batch = collate([entries[row] for row in range(len(pairs))], self.spec)
         batch.decoded.extend(decoded)
@@ -83,7 +87,9 @@ class Live:
 
     def _entry(self, pair: Pair, features: Features, place: int) -> Entry:
         height, width = features.input_hw[place].tolist()
-        levels = self.spec.levels if self.learner is None else ()  # with gradients the head finds them itself
+        stored = [level.name for level in self.spec.levels if level.moments and level.name in features.maps]
+        if self.learner is not None:  # with gradients the head finds them itself
+            stored = []
         return Entry(
             index=pair[0],
             view=pair[1],
@@ -95,7 +101,7 @@ class Live:
             scores=features.scores[place],
             labels=features.labels[place],
             ground_truth=self.coco.ground_truth[pair[0]],
-            moments={level.name: _moments(features.maps[level.name][place]) for level in levels if level.moments},
+            moments={name: _moments(features.maps[name][place]) for name in stored},
         )
 
 
@@ -115,8 +121,11 @@ def _with_rows(outputs: Sequence[Decoded], rows: Sequence[int]) -> list[tuple[li
 class _LiveStream:
     """See `Stream`. Threads read and resize images ahead; the detector computes when its batch is asked for."""
 
-    def __init__(self, live: Live, pairs: Sequence[Pair], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, live: Live, pairs: Sequence[Pair], batch_size: int, seed: int, levels: Sequence[str] | None
+    ) -> None:
         self._live, self._pairs, self._batch_size, self._seed = live, list(pairs), batch_size, seed
+        self._levels = levels
         self._epoch = self._position = 0
         self.computing = 0.0
 
@@ -145,7 +154,7 @@ class _LiveStream:
                     self._epoch, self._position, pairs, futures = ahead.popleft()
                     inputs = [future.result() for future in futures]
                     started = time.monotonic()
-                    batch = self._live.compute(pairs, inputs)
+                    batch = self._live.compute(pairs, inputs, self._levels)
                     self.computing = time.monotonic() - started
                     yield batch
             finally:

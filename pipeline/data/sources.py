@@ -1,6 +1,6 @@
 """Where features come from: a cache, or a detector at work (`live.py`). One interface, the same tensors."""
 
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -101,8 +101,8 @@ class FeatureSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, pairs: Sequence[Pair]) -> Batch:
-        """The features of these images, padded to the largest of them."""
+    def batch(self, pairs: Sequence[Pair], levels: Sequence[str] | None = None) -> Batch:
+        """The features of these images, padded to the largest of them; of the maps only `levels`, None for all."""
         ...
 
     def finished(self, views: Sequence[str]) -> list[int]:
@@ -116,10 +116,12 @@ class FeatureSource(Protocol):
         views: Sequence[str],
         indices: Sequence[int],
         seed: int,
+        levels: Sequence[str] | None = None,
         wanted: Wanted | None = None,
     ) -> Stream:
         """Shuffled batches of these images in these views, read ahead, pass after pass; the order is the seed's.
 
+        levels: the maps that will be looked at, None for all.
         wanted: the rows of maps that will be looked at, where the others need not be read (`Features.partial`).
         """
         ...
@@ -139,9 +141,9 @@ class Cached:
     def __str__(self) -> str:
         return f"cache {self.cache.path}"
 
-    def batch(self, pairs: Sequence[Pair]) -> Batch:
+    def batch(self, pairs: Sequence[Pair], levels: Sequence[str] | None = None) -> Batch:
         """See `FeatureSource`."""
-        entries = [self.cache.decode(self.cache.read(*pair), self.device) for pair in pairs]
+        entries = [self.cache.decode(self.cache.read(*pair, levels), self.device) for pair in pairs]
         return collate(entries, self.spec, self.segments_of)
 
     @property
@@ -165,11 +167,12 @@ class Cached:
         views: Sequence[str],
         indices: Sequence[int],
         seed: int,
+        levels: Sequence[str] | None = None,
         wanted: Wanted | None = None,
     ) -> Stream:
         """See `FeatureSource`."""
         order: dict[str, Any] = {"views": views, "indices": indices, "seed": seed}
-        loader = Loader(self.cache, batch_size, **order, device=self.device, wanted=wanted)
+        loader = Loader(self.cache, batch_size, **order, levels=levels, device=self.device, wanted=wanted)
         return _CachedStream(loader, self)
 
 
@@ -190,6 +193,12 @@ class _CachedStream:
         while True:
             for entries in self._loader:
                 yield collate(entries, self._source.spec, self._source.segments_of)
+
+
+def maps_asked_for(asked: Iterable[Sequence[str] | None], spec: CacheSpec) -> tuple[str, ...]:
+    """What is to be read for all who ask for maps, each once and in the order of the cache; None asks for all."""
+    names = [spec.level_names if one is None else one for one in asked]
+    return tuple(name for name in spec.level_names if any(name in one for one in names))
 
 
 def collate(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from featcache import LevelSpec, Moments
 
 from ..data.transforms import Transform
+from ..errors import PipelineError
 
 if TYPE_CHECKING:
     from .hdetr import Decoded
@@ -19,7 +20,8 @@ class Features:
     """A batch of b images as the detector saw them. Detections come best score first; padding of a batch is zero."""
 
     maps: dict[str, Tensor]
-    """Name -> "b c h w" float: encoder maps, C1, and whatever else the detector's config taps."""
+    """Name -> "b c h w" float: encoder maps, C1, and whatever else the detector's config taps; of a cache those that
+    were asked for."""
     encoder: tuple[str, ...]
     """Which of the maps are encoder memory, fine to coarse."""
     strides: dict[str, int]
@@ -40,34 +42,40 @@ class Features:
     partial: frozenset[str] = frozenset()
     """Maps of which a cache gave only what the boxes that learn read; the rest of them is zero."""
 
+    def map(self, name: str) -> Tensor:
+        """One of the maps, "b c h w"; raises PipelineError where it is not among those that were read or computed."""
+        try:
+            return self.maps[name]
+        except KeyError:
+            raise PipelineError(
+                f"the features at hand hold no map '{name}', only {', '.join(self.maps) or 'detections'}",
+                "of a cache only what a head says it looks at is read: name it in the head's `maps_read`",
+            ) from None
+
     @property
     def levels(self) -> list[Tensor]:
-        """The encoder maps, fine to coarse, each "b c h w"."""
-        return [self.maps[name] for name in self.encoder]
+        """The encoder maps, fine to coarse, each "b c h w"; see `map`."""
+        return [self.map(name) for name in self.encoder]
 
     @property
     def c1(self) -> Tensor:
-        """The backbone's stride-4 map. "b c h w" """
-        return self.maps["c1"]
+        """The backbone's stride-4 map, "b c h w"; see `map`."""
+        return self.map("c1")
 
     def image(self, row: int) -> "Features":
         """One image of the batch, b = 1, its maps cut to the cells that are not padding."""
-        return self.unpadded(slice(row, row + 1))
-
-    def unpadded(self, rows: slice | list[int]) -> "Features":
-        """Images of one size, their maps cut to the cells that are not padding."""
-        some = self.rows(rows)
-        maps: dict[str, Tensor] = {}
-        for name, values in some.maps.items():
-            h, w = (-(-some.input_hw[0] // self.strides[name])).tolist()
-            maps[name] = values[:, :, :h, :w]
-        return replace(some, maps=maps)
+        return self.rows(slice(row, row + 1))
 
     def rows(self, rows: slice | list[int]) -> "Features":
-        """Some images of the batch, padded as they are."""
+        """Some images of the batch, their maps cut to the largest of them: of images of one size, without padding."""
         detections = {name: getattr(self, name)[rows] for name in ("queries", "boxes", "scores", "labels", "input_hw")}
         moments = {name: Moments(both.mean[rows], both.covariance[rows]) for name, both in self.moments.items()}
-        return replace(self, maps={name: maps[rows] for name, maps in self.maps.items()}, moments=moments, **detections)
+        largest = self.input_hw[rows].amax(0)
+        maps: dict[str, Tensor] = {}
+        for name, values in self.maps.items():
+            h, w = (-(-largest // self.strides[name])).tolist()
+            maps[name] = values[rows, :, :h, :w]
+        return replace(self, maps=maps, moments=moments, **detections)
 
 
 class FrozenDetector(Protocol):

@@ -127,6 +127,9 @@ class MaskHead(nn.Module, ABC):
 
     amp: bool = False
     """Predict in bfloat16, as a head that was trained so should."""
+    maps_read: tuple[str, ...] | None = None
+    """The maps that it looks at, in training or prediction; None: it may look at any. A cache is read for these alone,
+    and features need not hold others: what is missing here, `Features.map` refuses."""
 
     @abstractmethod
     def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> Any:
@@ -222,7 +225,7 @@ def images_of_one_size(features: Features) -> Iterator[tuple[list[int], Features
         yield list(range(len(features.boxes))), features
         return
     for rows in sizes.values():
-        yield rows, features.unpadded(rows)
+        yield rows, features.rows(rows)
 
 
 def to_width(maps: Tensor, width: int) -> Tensor:

@@ -34,7 +34,9 @@ class Baseline(MaskHead):
         require_c1(widths, "the baseline works on its grid; name a tap 'c1' in the detector's TOML")
         self.config = config
         self.strides = widths.strides
-        self.width = min(widths.channels[widths.encoder[0]], widths.query_dim)
+        self.finest = widths.encoder[0]
+        self.width = min(widths.channels[self.finest], widths.query_dim)
+        self.maps_read = ("c1", self.finest) if config.c1 else (self.finest,)
 
     def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> HeadOutput:
         """See `MaskHead.forward`. Without RoIAlign "m h w", over the whole view on C1's grid; images of one size."""
@@ -64,6 +66,13 @@ class Baseline(MaskHead):
 
     def fused(self, features: Features) -> Tensor:
         """F = C1 + interpolate(E), or interpolate(E) alone. "b c h w" """
-        finest = features.levels[0][:, : self.width]
-        upsampled = F.interpolate(finest, size=features.c1.shape[2:], mode="bilinear", align_corners=False)
+        finest = features.map(self.finest)[:, : self.width]
+        upsampled = F.interpolate(finest, size=self._grid(features), mode="bilinear", align_corners=False)
         return to_width(features.c1, self.width) + upsampled if self.config.c1 else upsampled
+
+    def _grid(self, features: Features) -> tuple[int, int]:
+        """Height and width of C1, which lends its grid where it is not added too, and then need not be there."""
+        if "c1" in features.maps:
+            return features.c1.shape[2], features.c1.shape[3]
+        h, w = (-(-features.input_hw.amax(0) // self.strides["c1"])).tolist()
+        return h, w

@@ -80,16 +80,13 @@ class ExportedBoxHead(ExportedHead):
 
     per_detection = True
 
-    def __init__(self, head: MaskFrozenDetr | Baseline, encoder: tuple[str, ...]) -> None:
-        """encoder: names of the maps of the features, the finest first."""
+    def __init__(self, head: MaskFrozenDetr | Baseline) -> None:
         super().__init__()
         self.head = head
         if isinstance(head, MaskFrozenDetr):
-            all_levels = head.config.image_encoder == "deformable"  # the others read the finest only
-            self.encoder, scored, with_c1 = head.encoder, head.scoring is not None, head.with_c1
+            self.maps, scored = _maps_of(head), head.scoring is not None
         else:
-            all_levels, self.encoder, scored, with_c1 = False, encoder, False, True  # C1 gives the grid at least
-        self.maps = (*(["c1"] if with_c1 else []), *(self.encoder if all_levels else self.encoder[:1]))
+            self.maps, scored = ("c1", head.finest), False  # C1 gives the grid at least: no input tells the size
         self.outputs = ("mask_logits", "iou") if scored else ("mask_logits",)
         whole = isinstance(head, Baseline) and not head.config.roi_align
         self.rows, self.boxes = (("queries",), "") if whole else (("boxes", "queries"), PIXELS)
@@ -110,9 +107,8 @@ class ExportedBoxHead(ExportedHead):
         named = dict(zip(self.inputs, inputs, strict=True))
         queries = named.pop("queries")
         boxes = named.pop("boxes", queries)
-        named = dict.fromkeys(self.encoder, named[self.encoder[0]]) | named
         rows = boxes[None]
-        features = Features(named, self.encoder, self.head.strides, queries[None], rows, rows, rows, rows)
+        features = Features(named, (), self.head.strides, queries[None], rows, rows, rows, rows)
         output = self.head(features, [boxes], [queries])
         return (output.mask_logits,) if output.iou is None else (output.mask_logits, output.iou)
 
@@ -130,8 +126,7 @@ class ExportedMask2Former(ExportedHead):
     def __init__(self, head: Mask2Former) -> None:
         super().__init__()
         self.head = head
-        looked_at = {head.finest, *head.encoder[: head.config.layers]}  # fewer layers than maps leave some out
-        self.maps = ("c1", *(name for name in head.encoder if name in looked_at))
+        self.maps = _maps_of(head)
         self.per_detection = head.detected is not None
         self.rows = DETECTIONS if self.per_detection else ()
         self.boxes = VIEW if self.per_detection else ""
@@ -155,9 +150,7 @@ class ExportedMask2Former(ExportedHead):
         else:
             assert head.learned is not None
             start = head.learned(1)
-        levels = zip(head.encoder, head.decoder.projections, strict=True)
-        maps = [named[name] if name in named else _one_cell(project, pixels) for name, project in levels]
-        said = head.decoder(maps, pixels, start)[-1]
+        said = head.decoder([named[name] for name in head.attended], pixels, start)[-1]
         return said.class_logits[0], said.mask_logits[0]
 
 
@@ -175,7 +168,7 @@ class ExportedMaskDino(ExportedHead):
     def __init__(self, head: MaskDino) -> None:
         super().__init__()
         self.head = head
-        self.maps = ("c1", *head.encoder)
+        self.maps = _maps_of(head)
         self.per_detection = head.detected is not None
         self.by_rank = not self.per_detection
         self.rows = DETECTIONS if self.per_detection else ()
@@ -205,13 +198,10 @@ class ExportedMaskDino(ExportedHead):
         return said.class_logits[0], said.boxes[0], said.mask_logits[0]
 
 
-def exported_head(head: MaskHead, family: str, encoder: tuple[str, ...]) -> ExportedHead:
-    """The head as tensors in, tensors out; raises PipelineError for a family that cannot be exported.
-
-    encoder: names of the encoder maps of the features, the finest first.
-    """
+def exported_head(head: MaskHead, family: str) -> ExportedHead:
+    """The head as tensors in, tensors out; raises PipelineError for a family that cannot be exported."""
     if isinstance(head, MaskFrozenDetr | Baseline):
-        return ExportedBoxHead(head, encoder)
+        return ExportedBoxHead(head)
     if isinstance(head, Mask2Former):
         return ExportedMask2Former(head)
     if isinstance(head, MaskDino):
@@ -222,15 +212,15 @@ def exported_head(head: MaskHead, family: str, encoder: tuple[str, ...]) -> Expo
     )
 
 
+def _maps_of(head: MaskHead) -> tuple[str, ...]:
+    """Of a head that says what it looks at, as all that can be exported do."""
+    assert head.maps_read is not None
+    return head.maps_read
+
+
 def _detections(sample: Sample) -> tuple[Tensor, ...]:
     """`DETECTIONS` of an image."""
     return sample.boxes.float(), sample.queries, sample.labels, sample.scores.float()
-
-
-def _one_cell(project: nn.Module, like: Tensor) -> Tensor:
-    """In place of a map that no layer looks at; what is made of it is left out of the graph. "1 c 1 1" """
-    channels = project.in_channels if isinstance(project, nn.Conv2d) else like.shape[1]
-    return like.new_zeros(1, channels, 1, 1)
 
 
 def _of_one_image(start: DetectorStart, rows: Sequence[Tensor], pixels: Tensor) -> Start:

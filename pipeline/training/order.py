@@ -1,5 +1,6 @@
 """In which order images come: trainings that share it can be fed by one pass over the features."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +37,12 @@ class Order:
             )
         return kept
 
-    def stream(self, source: FeatureSource, wanted: Wanted | None = None) -> Stream:
-        """The batches, without end, from the first; `wanted` as of `FeatureSource.stream`."""
+    def stream(
+        self, source: FeatureSource, levels: Sequence[str] | None = None, wanted: Wanted | None = None
+    ) -> Stream:
+        """The batches, without end, from the first; `levels` and `wanted` as of `FeatureSource.stream`."""
         order: dict[str, Any] = {"views": self.views, "indices": self.indices(source), "seed": self.seed}
-        return source.stream(self.batch_size, **order, wanted=wanted)
+        return source.stream(self.batch_size, **order, levels=levels, wanted=wanted)
 
     def __str__(self) -> str:
         held = f", holdout {self.holdout}" if self.holdout else ""

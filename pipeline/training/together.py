@@ -1,12 +1,13 @@
 """One pass over the features for any number of heads: each batch is made once, every head steps on it."""
 
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 
 from featcache.progress import Progress
 
-from ..data.sources import Batch, FeatureSource
+from ..data.sources import Batch, Cached, FeatureSource, Stream, maps_asked_for
 from ..errors import PipelineError
 from ..interrupt import noted_interrupt
 from .order import Order
@@ -37,7 +38,7 @@ def train_together(source: FeatureSource, trainers: Iterable[Trainer], drop: Dro
     if not live:
         return
     (order,) = {Order.of(trainer.config, source) for trainer in live}
-    stream = order.stream(source, rows_under_boxes([(one.model, one.config) for one in live], source))
+    stream = _stream(order, source, live)
     for place in (trainer.place for trainer in live if trainer.place is not None):
         stream.load_state_dict(place)  # refuses a cache that has other images by now; then `seek` says where
     first, last = min(trainer.steps_done for trainer in live), max(trainer.config.steps for trainer in live)
@@ -66,6 +67,14 @@ def train_together(source: FeatureSource, trainers: Iterable[Trainer], drop: Dro
                     progress.update(1, _facts(stepped))
                     if stopping and live:
                         raise PipelineError(*_stopped(live, at, last))
+
+
+def _stream(order: Order, source: FeatureSource, trainers: Sequence[Trainer]) -> Stream:
+    """The batches with what any of these heads looks at, and no more of a cache read than that."""
+    maps = maps_asked_for((one.model.maps_read for one in trainers), source.spec)
+    if isinstance(source, Cached) and len(maps) < len(source.spec.levels):
+        print(f"reading {', '.join(maps)} of {len(source.spec.levels)} maps", file=sys.stderr, flush=True)
+    return order.stream(source, maps, rows_under_boxes([(one.model, one.config) for one in trainers], source))
 
 
 def _step(trainers: list[Trainer], batch: Batch, waited: float, drop: Drop | None) -> list[Trainer]:

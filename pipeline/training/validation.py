@@ -59,7 +59,8 @@ class Validation:
         The line of the log comes last: a run that is killed before it evaluates again, and then writes the same.
         """
         last = step == self.config.steps  # the result: its figures are those of the run
-        contender = Contender(self.folder if last else self.folder / FOLDER, predictor(head, self.source))
+        folder = self.folder if last else self.folder / FOLDER
+        contender = Contender(folder, predictor(head, self.source), maps_read=head.maps_read)
         with evaluating(head, amp=self.config.amp == "bf16"):
             found = evaluate_contenders(
                 self.source, [contender], self.indices, identity=self.identity, drop=_fail, errors=last, boundary=last

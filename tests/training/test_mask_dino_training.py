@@ -103,7 +103,7 @@ def test_images_of_several_sizes_share_a_loss() -> None:
     features = features_of(widths, sizes)
 
     def loss(rows: list[int]) -> dict[str, torch.Tensor]:
-        batch: Any = SimpleNamespace(features=features.unpadded(rows) if len(rows) == 1 else features)
+        batch: Any = SimpleNamespace(features=features.rows(rows) if len(rows) == 1 else features)
         return head.loss(batch, [objects[row] for row in rows], config, torch.Generator())
 
     together = loss([0, 1, 2])

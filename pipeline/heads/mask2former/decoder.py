@@ -85,7 +85,8 @@ class MaskedAttentionDecoder(nn.Module):
     def forward(self, maps: Sequence[Tensor], pixels: Tensor, start: Start) -> list[Prediction]:
         """Predictions before the first layer and after each; the last is the result.
 
-        maps: "b c h w" without padding, coarse to fine. pixels: mask features, "b c h w".
+        maps: "b c h w" without padding, coarse to fine; with fewer layers than maps so many of them suffice.
+        pixels: mask features, "b c h w".
         """
         levels = self.levels(maps)
         queries = start.content
@@ -97,9 +98,9 @@ class MaskedAttentionDecoder(nn.Module):
         return predictions
 
     def levels(self, maps: Sequence[Tensor]) -> list[Level]:
-        """The maps as tokens, each told by its embedding."""
+        """The maps as tokens, each told by its embedding; of fewer maps than embeddings, the coarsest."""
         found: list[Level] = []
-        for values, project, embed in zip(maps, self.projections, self.level_embed, strict=True):
+        for values, project, embed in zip(maps, self.projections, self.level_embed, strict=False):
             h, w = values.shape[2:]
             tokens = project(values).flatten(2).transpose(1, 2) + embed
             whole = torch.zeros(1, h, w, dtype=torch.bool, device=values.device)

@@ -43,6 +43,10 @@ class Mask2Former(MaskHead):
         encoder = encoder_maps(widths, config.encoder_layer)
         self.finest = encoder[0]
         self.encoder = tuple(reversed(encoder[: config.levels or None]))
+        self.attended = self.encoder[: config.layers]
+        """By the layers in turn; where these are few, the finest maps are left out."""
+        looked_at = {*self.attended, self.finest}
+        self.maps_read = ("c1", *(name for name in self.encoder if name in looked_at))
         width = config.hidden
         self.pixels = PixelFeatures(widths.channels["c1"], widths.channels[self.finest], width, config.mask_cells)
         self.mask_stride = widths.strides["c1"] // config.mask_cells
@@ -69,7 +73,7 @@ class Mask2Former(MaskHead):
         """
         found: dict[int, list[Prediction]] = {}
         for rows, group in images_of_one_size(features):
-            maps, pixels = [group.maps[name] for name in self.encoder], self.pixels(group.c1, group.maps[self.finest])
+            maps, pixels = [group.map(name) for name in self.attended], self.pixels(group.c1, group.map(self.finest))
             start = self._start(group, [boxes[row] for row in rows], [queries[row] for row in rows], pixels)
             layers = self.decoder(maps, pixels, start)
             for place, row in enumerate(rows):

@@ -43,6 +43,7 @@ class MaskDino(MaskHead):
         self.finest = encoder[0]
         # Coarse to fine, as the official code takes them: its proposals are smallest in the coarsest map.
         self.encoder = tuple(reversed(encoder[: config.levels or None]))
+        self.maps_read = ("c1", *self.encoder)
         width = config.hidden
         sizes = {"heads": config.heads, "feed_forward": config.feed_forward}
         self.pixels = PixelFeatures(widths.channels["c1"], widths.channels[self.finest], width, config.mask_cells)
@@ -83,7 +84,7 @@ class MaskDino(MaskHead):
         every_mask: for the loss; else of the `layers` only the last has masks.
         """
         config = self.config
-        pixels = self.pixels(features.c1, features.maps[self.finest])
+        pixels = self.pixels(features.c1, features.map(self.finest))
         tokens = self._tokens(features)
         if self.detected is not None:
             queries, selected = self.detected(features, pixels, self.readout, self.label_embed)
@@ -178,7 +179,7 @@ class MaskDino(MaskHead):
         return found
 
     def _tokens(self, features: Features) -> Tokens:
-        maps = [project(features.maps[name]) for name, project in zip(self.encoder, self.projections, strict=True)]
+        maps = [project(features.map(name)) for name, project in zip(self.encoder, self.projections, strict=True)]
         whole = [torch.zeros_like(values[:, 0], dtype=torch.bool) for values in maps]
         channels = self.config.hidden // 2
         positions = [map_positions(one[:1], channels, temperature=TEMPERATURE, offset=0.0) for one in whole]

@@ -45,10 +45,11 @@ class MaskFrozenDetr(MaskHead):
         """Raises PipelineError where the choices and the widths contradict each other."""
         super().__init__()
         self.config = config
-        self.encoder = encoder_maps(widths, config.encoder_layer)
+        encoder = encoder_maps(widths, config.encoder_layer)
         self.strides = widths.strides
-        self.finest = self.encoder[0]
-        self.width = width = _common_width(widths, self.encoder)
+        self.finest = encoder[0]
+        self.width = width = _common_width(widths, encoder)
+        self.encoder = encoder if config.image_encoder == "deformable" else encoder[:1]  # the others mix no levels
         hidden = config.hidden
         if config.image_encoder in ("deformable", "swin") and width % config.heads:
             raise PipelineError(
@@ -58,6 +59,7 @@ class MaskFrozenDetr(MaskHead):
         if config.c1:
             require_c1(widths, "choose c1 = false and neck = false, or name a tap 'c1' in the detector's TOML")
         self.with_c1 = config.c1 and widths.strides[self.finest] > widths.strides["c1"]
+        self.maps_read = (*(["c1"] if self.with_c1 else []), *self.encoder)
         self.image_encoder = build_image_encoder(config, width, len(self.encoder))
         self.neck = (
             nn.Sequential(nn.Conv2d(widths.channels["c1"], width, 1), nn.GroupNorm(math.gcd(32, width), width))
@@ -104,7 +106,7 @@ class MaskFrozenDetr(MaskHead):
 
         The features are without padding: see `pool_without_padding`.
         """
-        levels = [features.maps[name] for name in self.encoder]
+        levels = [features.map(name) for name in self.encoder]
         if self.image_encoder is not None:
             levels = self.image_encoder(levels)
         encoded, mapper = levels[0], self.region_mapper

@@ -31,7 +31,7 @@ class DeformableImageEncoder(nn.Module):
 
 
 class FinestMapEncoder(nn.Module):
-    """Swin or ConvNeXt layers on the finest encoder map (eq. 7 and 8); the head uses no other after them."""
+    """Swin or ConvNeXt layers on the finest encoder map (eq. 7 and 8); the head reads no other."""
 
     def __init__(self, layers: nn.ModuleList) -> None:
         super().__init__()
