@@ -113,6 +113,39 @@ def test_filled_boxes_are_good_for_squares_only(tiny: Tiny, tmp_path: Path) -> N
     assert 0.4 < metrics["mask_iou"] < 0.9
 
 
+@pytest.mark.parametrize("reference", ["box", "oracle"])
+def test_a_reference_reads_no_map(tiny: Tiny, tmp_path: Path, reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = perfect_cache(tiny, tmp_path / "perfect")
+    asked: list[Any] = []
+    read = Cache.read
+    monkeypatch.setattr(
+        Cache, "read", lambda self, index, view, levels: [asked.append(levels), read(self, index, view, levels)][1]
+    )
+    evaluate.main(cache=cache, run=tmp_path / "run", reference=reference)
+    assert asked == [()] * 8
+
+
+def test_heads_evaluated_together_get_the_maps_of_all(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = perfect_cache(tiny, tmp_path / "perfect")
+    rows = {"c1": {}, "no-c1": {"c1": "false"}}
+    runs = [train.main(cache=cache, head="baseline", run=tmp_path / name, settings=one) for name, one in rows.items()]
+    asked: list[Any] = []
+    read = Cache.read
+    monkeypatch.setattr(
+        Cache, "read", lambda self, index, view, levels: [asked.append(levels), read(self, index, view, levels)][1]
+    )
+    alone = evaluate.main(cache=cache, run=runs[1])
+    assert asked == [("e8",)] * 8
+    for file in ("metrics.json", "evaluated.json"):
+        (runs[1] / file).unlink()
+    asked.clear()
+    together = evaluation.evaluate_together(Cached(cache), runs, holdout=0, drop=never)
+    assert asked == [("c1", "e8")] * 8
+    assert together[runs[1]] == alone
+
+
 def test_files_of_the_run_hold_what_is_returned(tiny: Tiny, tmp_path: Path) -> None:
     cache = extract.main(**tiny.arguments, cache=tmp_path / "c")
     metrics = evaluate.main(cache=cache, run=tmp_path / "run", reference="box")

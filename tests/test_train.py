@@ -14,6 +14,7 @@ from featcache import Cache, maintain
 from pipeline import evaluate, extract, train
 from pipeline.errors import PipelineError
 from pipeline.heads.base import HeadOutput
+from pipeline.heads.mask_frozen_detr import MaskFrozenDetr
 from pipeline.training.checkpoint import load_head
 from pipeline.training.trainer import Trainer
 
@@ -84,6 +85,31 @@ def test_a_batch_in_parts_gives_the_weights_of_the_whole(cache: Path, tmp_path: 
         torch.testing.assert_close(heads[1][name], value, rtol=1e-3, atol=2e-5)
         moved = max(moved, (value - start[name]).abs().max().item())
     assert moved > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("maps", "head"),
+    [
+        ("e16, e32", {"c1": "false", "neck": "false", "box_encoder": "convnext"}),
+        ("e16", {"c1": "false", "neck": "false", "image_encoder": "none"}),
+        ("c1, e16", {"image_encoder": "convnext", "neck_path": "full"}),
+    ],
+)
+def test_what_the_head_does_not_read_changes_nothing(
+    cache: Path, tmp_path: Path, maps: str, head: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**SETTINGS, "hidden": "16", "steps": "4", "query_encoder": "[]", "mask_scoring": "false", **head}
+    few = train.main(cache=cache, head="mask-frozen-detr", run=tmp_path / "few", settings=settings)
+    assert f"reading {maps} of 3 maps\n" in (few / "log.txt").read_text()
+    metrics = evaluate.main(cache=cache, run=few)
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskFrozenDetr, "maps_read", property(lambda self: None, lambda self, value: None))
+        all_of_them = train.main(cache=cache, head="mask-frozen-detr", run=tmp_path / "all", settings=settings)
+        assert "reading" not in (all_of_them / "log.txt").read_text()
+        assert evaluate.main(cache=cache, run=all_of_them) == metrics
+    one, other = weights(few), weights(all_of_them)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert (few / "results.json").read_bytes() == (all_of_them / "results.json").read_bytes()
 
 
 def test_needs_neither_images_nor_annotations_nor_detector(tmp_path: Path) -> None:

@@ -30,6 +30,16 @@ def test_one_pass_gives_every_pair_once_with_its_values(
             assert torch.equal(entry.maps[name], values)
 
 
+def test_levels_are_those_named_and_none_may_be(make_cache: Maker) -> None:
+    cache = Cache(make_cache(3))
+    whole = list(cache.spec.level_names)
+    for levels in (None, whole[1:], []):
+        names = whole if levels is None else levels
+        assert [list(entry.maps) for batch in Loader(cache, 2, levels=levels) for entry in batch] == [names] * 3
+        assert list(cache.entry(0, levels=levels).maps) == names
+        assert list(cache.entry(0, levels=levels).moments) == [n for n in names if cache.spec.level(n).moments]
+
+
 def test_batches_and_length(make_cache: Maker) -> None:
     cache = Cache(make_cache(5))
     assert [len(batch) for batch in Loader(cache, 2)] == [2, 2, 1]
