@@ -34,7 +34,8 @@ def encode_bands(values: NDArray[np.generic], level: LevelSpec, *, compress: boo
     from featcache.codecs import pad_tokens  # imports torch, which a reader of tables does without
 
     padded = pad_tokens(values, level.bands * level.band_tokens)
-    return [encode_chunk(band, compress=compress) for band in np.split(padded, level.bands)]
+    bands = padded.reshape(level.bands, level.band_tokens, -1)
+    return [encode_chunk(band, compress=compress) for band in bands]
 
 
 def decode_chunk(data: bytes, out: NDArray[np.generic], *, compress: bool) -> None:

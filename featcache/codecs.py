@@ -57,7 +57,7 @@ def storable(codec: Codec, low: Tensor, high: Tensor) -> Tensor:
     """Whether each channel with that range can be stored: no NaN, no infinity, for fp16 nothing beyond float16."""
     if codec == "fp16":
         return (low >= -FLOAT16_MAX) & (high <= FLOAT16_MAX)
-    return torch.isfinite(high - low)  # float32 max is finite, but a range over it could not be scaled
+    return high - low < torch.inf  # not so of NaN; float32 max is finite, but a range over it could not be scaled
 
 
 def first_bad(codec: Codec, values: Tensor) -> tuple[int, int, int]:

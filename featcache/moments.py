@@ -55,8 +55,7 @@ class Moments:
 
     def packed(self) -> NDArray[np.float32]:
         """The upper triangle of the covariance row by row, as it is stored. "c * (c + 1) / 2" """
-        rows, columns = np.triu_indices(len(self.mean))
-        return self.covariance.cpu().numpy()[rows, columns].astype(np.float32)
+        return self.covariance.cpu().numpy()[_triangle(len(self.mean))].astype(np.float32)
 
     @classmethod
     def unpacked(cls, mean: Tensor, triangle: Tensor) -> Moments:
@@ -85,6 +84,12 @@ def products(codes: Tensor, *, as_bytes: bool | None = None) -> Tensor:
     blocks = pad(codes.float(), (0, 0, 0, -len(codes) % _EXACT)).view(-1, _EXACT, codes.shape[1])
     with torch.autocast(codes.device.type, enabled=False):
         return torch.bmm(blocks.mT, blocks).sum(0, dtype=torch.float64).long()
+
+
+@cache
+def _triangle(channels: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the upper triangle, row by row."""
+    return np.triu_indices(channels)
 
 
 @cache

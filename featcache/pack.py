@@ -13,7 +13,7 @@ from torch import Tensor
 
 from featcache import codecs
 from featcache.errors import BadValueError
-from featcache.layout import row_arrays
+from featcache.layout import RowArray
 from featcache.spec import CacheSpec
 
 SMALL_MAP = 1 << 22
@@ -39,7 +39,7 @@ def one_thread_if_small(maps: Iterable[Tensor]) -> Generator[None]:
 
 
 def detection_rows(
-    spec: CacheSpec,
+    arrays: Mapping[str, RowArray],  # of the view, by name
     queries: Tensor,  # "n d"
     boxes: Tensor,  # "n 4"
     scores: Tensor,  # "n"
@@ -48,9 +48,9 @@ def detection_rows(
     name: str,
 ) -> dict[str, NDArray[Any]]:
     """Rows of the detections, zeros after the n given; raises BadValueError, naming the image as `name`."""
-    count, arrays = len(boxes), row_arrays(spec)
-    if count > spec.detections:
-        raise BadValueError(f"{name}: {count} detections given, cache holds {spec.detections}")
+    count, (most,) = len(boxes), arrays["scores"].shape
+    if count > most:
+        raise BadValueError(f"{name}: {count} detections given, cache holds {most}")
     rows: dict[str, NDArray[Any]] = {"count": np.array(count)}
     for key, values in (("boxes", boxes), ("scores", scores), ("labels", labels), ("queries", queries)):
         array, given = arrays[key], values.detach().cpu()

@@ -20,7 +20,7 @@ from featcache.delta import MEASURED_IMAGES, delta_is_smaller, row_differences
 from featcache.errors import BadValueError, CacheError
 from featcache.files import full_disk_is_clear
 from featcache.groups import Group, Groups
-from featcache.layout import ViewFiles
+from featcache.layout import ViewFiles, row_arrays
 from featcache.lock import WriterLock
 from featcache.pack import detection_rows, encode_maps, one_thread_if_small
 from featcache.record import Record
@@ -53,7 +53,7 @@ class CacheWriter:
         shard: int | None = None,
         threads: int = 2,
         queue: int = 8,
-        flush_bytes: int = 8 << 20,
+        flush_bytes: int = 16 << 20,
     ) -> None:
         self.path = local_directory(path)
         self.images = list(images)
@@ -78,6 +78,7 @@ class CacheWriter:
             except BaseException:
                 self._lock.release()
                 raise
+        self._row_arrays = row_arrays(self.spec)
         self._undecided: dict[str, list[Record]] = {}  # by view, until it is known whether delta is smaller
         self._committer = Committer(self.path, self._views, len(self.images), self._shard)
         self._groups = Groups(shard=self._shard, images=len(self.images), flush_bytes=flush_bytes)
@@ -161,7 +162,7 @@ class CacheWriter:
     ) -> Record:
         """What `put` was given in stored values."""
         name = f"image {self.images[index].id}, view {view}"
-        rows = detection_rows(self.spec, queries, boxes, scores, labels, name=name)
+        rows = detection_rows(self._row_arrays, queries, boxes, scores, labels, name=name)
         rows["input_hw"] = np.array([int(side) for side in input_hw])
         encoded, decided = encode_maps(self.spec, maps, name=name), self._is_decided(view)
         tokens: dict[str, NDArray[Any]] = {}

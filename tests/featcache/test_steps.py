@@ -93,6 +93,20 @@ def test_constant_maps_are_exact(value: float) -> None:
     assert torch.equal(stored(values, MAX_ERROR)[0][1], values[1])
 
 
+@pytest.mark.parametrize("values", [textured(5, 150), textured(5, 90, shift=0.4), textured(5, 20) - 3])
+def test_the_number_is_that_of_the_definition(values: torch.Tensor) -> None:
+    low, high = codecs.channel_range(values)
+    for max_error in (0.002, 0.003, 0.005, 0.01):
+        side = max(1, values.shape[1] // 64)
+        share = (values[:, :: max(1, values.shape[1] // 32)] > low[:, None, None]).double().mean((1, 2))
+        noise = ((high - low).double() ** 2 * share).sum() / (12 * 255**2 * side**2)
+        energy = avg_pool2d(values.double(), side).square().mean((1, 2)).sum()
+        wanted = (255 / max_error * (noise / energy).sqrt()).ceil().clamp(128, 255)
+        assert abs(fewest_steps(values, low, high, max_error) - wanted) <= 1  # rounded up from sums in float32
+    zeros = torch.zeros_like(values)
+    assert fewest_steps(zeros, zeros[:, 0, 0], zeros[:, 0, 0], 0.0025) == 255
+
+
 def test_half_precision_maps_get_the_steps_of_their_values() -> None:
     values = textured(6, 100).half()
     low, high = codecs.channel_range(values)
