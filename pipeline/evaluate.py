@@ -114,16 +114,23 @@ def _fail(run: Path, error: Exception) -> None:
 
 
 def _views(source: Cached, names: Sequence[str]) -> list[str]:
-    """The views of the cache that are meant; raises PipelineError where an image that is there is not there in one."""
+    """The views of the cache beside the first that are meant; raises PipelineError where an image that is there is not
+    there in one."""
     cache = source.cache
-    views = list(cache.views) if list(names) == [ALL] else list(names)
+    first = cache.views[0]
+    views = [view for view in (cache.views if list(names) == [ALL] else names) if view != first]
+    if names and not views:
+        raise PipelineError(
+            f"'{first}' is the view that every evaluation of {cache.path} looks at, there is none beside it to average",
+            f"extract with more views, such as --views {first},hflip,crop1,crop2" if len(cache.views) == 1 else "",
+        )
     for view in views:
         if view not in cache.views:
             raise PipelineError(
                 f"{cache.path} does not hold the view '{view}', only {', '.join(cache.views)}",
                 f"extract with --views {','.join([*cache.views, view])}",
             )
-        missing = int((cache.done(cache.views[0]) & ~cache.done(view)).sum())
+        missing = int((cache.done(first) & ~cache.done(view)).sum())
         if missing:
             raise PipelineError(
                 f"{missing} images of {cache.path} are not extracted in the view '{view}' yet",

@@ -70,6 +70,11 @@ def _warnings(records: Sequence[Record]) -> list[str]:
         found.append(f"Not evaluated yet, so without AP: {', '.join(missing)}.")
     if any(one != where[0] for one in where):
         found.append("These runs were not evaluated on the same images: do not compare their AP.")
+    means = [record.name for record in records if record.identity and record.identity.get("views")]
+    if means and len(means) < len(known):
+        found.append(
+            f"Masks that are means over several views (evaluate --views), which costs more: {', '.join(means)}."
+        )
     if len(features) > 1:
         found.append("These heads were trained on different caches.")
     return [html.tag("p", html.text(words), class_="warning", role="note") for words in found]

@@ -326,6 +326,8 @@ def test_views_must_be_there_and_the_masks_those_of_given_boxes(tiny: Tiny, tmp_
     with pytest.raises(PipelineError, match="does not hold the view 'hflip', only orig") as refused:
         evaluate.main(cache=cache, run=run, views=["hflip"])
     assert "--views orig,hflip" in refused.value.hint
+    with pytest.raises(PipelineError, match=r"'orig' is the view that every evaluation of .* looks at"):
+        evaluate.main(cache=cache, run=run, views=["all"])
     both = tmp_path / "both"
     extract.main(**tiny.arguments, cache=both, views=("orig", "hflip"))
     whole = train.main(cache=both, head="baseline", run=tmp_path / "whole")

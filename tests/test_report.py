@@ -146,6 +146,17 @@ def test_what_is_not_there_is_told(runs: tuple[Tiny, Path, list[Path]], tmp_path
         report.main(runs=[tmp_path / "nothing"], out=tmp_path / "x.html")
 
 
+def test_masks_of_several_views_are_told_from_those_of_one(runs: tuple[Tiny, Path, list[Path]], tmp_path: Path) -> None:
+    _, _, (run, _) = runs
+    mean = Path(shutil.copytree(run, tmp_path / "mean"))
+    evaluated = json.loads((mean / "evaluated.json").read_text())
+    evaluated["identity"]["views"] = ["hflip"]
+    (mean / "evaluated.json").write_text(json.dumps(evaluated))
+    words = "Masks that are means over several views (evaluate --views), which costs more: mean."
+    assert words in Page(report.main(runs=[run, mean], out=tmp_path / "two.html").read_text()).text
+    assert words not in Page(report.main(runs=[mean], out=tmp_path / "one.html").read_text()).text
+
+
 def test_runs_are_named_by_what_tells_them_apart() -> None:
     assert names_of([Path("/x/a"), Path("/x/b")]) == ["a", "b"]
     assert names_of([Path("/x/one/a"), Path("/x/two/a")]) == ["one/a", "two/a"]
