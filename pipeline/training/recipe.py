@@ -11,6 +11,9 @@ from ..errors import UsageError, nearest
 from ..heads.registry import config_class
 from .config import TrainConfig
 
+RENAMED = {"mask-frozen-detr": {"points": "sampling_points"}}
+"""Family -> fields of its config by their names of before; config.json of an older run has those."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -26,8 +29,10 @@ class Recipe:
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> "Recipe":
-        """From what `dataclasses.asdict` gave and JSON carried."""
+        """From what `dataclasses.asdict` gave and JSON carried, fields by their names of before too."""
         content = {key: value for key, value in table.items() if key != "name"}
+        renamed = RENAMED.get(content["family"], {})
+        content["head"] = {renamed.get(key, key): value for key, value in content["head"].items()}
         return _parse(table["name"], content, "the config of the run")
 
 

@@ -1,11 +1,14 @@
 """Recipes: named ones load, settings of the command line win, mistakes name the nearest key."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import shipped
 from pipeline.errors import PipelineError, UsageError
+from pipeline.heads.registry import FAMILIES
 from pipeline.training.config import TrainConfig, learning_rate
 from pipeline.training.recipe import Recipe, load_recipe, override
 
@@ -72,8 +75,28 @@ def test_a_family_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_json_round_trip() -> None:
-    import json
-    from dataclasses import asdict
-
     recipe = override(load_recipe("unet"), {"views": '["hflip"]', "seed": "3"})
     assert Recipe.from_json(json.loads(json.dumps(asdict(recipe)))) == recipe
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_field_of_a_head_has_the_name_of_one_of_the_training(family: str) -> None:
+    """A setting names a field alone: of two with one name, one could not be set."""
+    config, _ = FAMILIES[family]
+    assert not config.__dataclass_fields__.keys() & TrainConfig.__dataclass_fields__.keys()
+
+
+def test_the_share_of_points_in_the_loss_can_be_set() -> None:
+    recipe = override(load_recipe("mask-frozen-detr"), {"points": "0.5", "sampling_points": "2"})
+    assert (recipe.train.points, recipe.head.sampling_points) == (0.5, 2)
+
+
+def test_a_run_of_before_reads_as_it_was_trained(tmp_path: Path) -> None:
+    recipe = override(load_recipe("unet"), {"sampling_points": "2"})
+    table = json.loads(json.dumps(asdict(recipe)))
+    table["head"]["points"] = table["head"].pop("sampling_points")
+    assert Recipe.from_json(table) == recipe
+    file = tmp_path / "mine.toml"
+    file.write_text('family = "mask-frozen-detr"\n[head]\npoints = 2\n')
+    with pytest.raises(PipelineError, match=r"unknown key 'points'[\s\S]*'sampling_points'"):
+        load_recipe(str(file))

@@ -23,7 +23,7 @@ class DeformableBoxEncoder(nn.Module):
             self.position = nn.Parameter(torch.zeros(config.roi**2, config.hidden))
             nn.init.trunc_normal_(self.position, std=0.02)
         self.layers = nn.ModuleList(
-            DeformableLayer(config.hidden, 1, config.heads, config.points, config.box_norm_first)
+            DeformableLayer(config.hidden, 1, config.heads, config.sampling_points, config.box_norm_first)
             for _ in range(config.box_layers)
         )
 

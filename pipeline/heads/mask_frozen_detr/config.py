@@ -59,7 +59,7 @@ class HeadConfig:
     """Add a bias predicted from the query to its mask logits. Ours, not the paper's."""
     heads: int = 8
     """Attention heads of every attention."""
-    points: int = 4
+    sampling_points: int = 4
     """Sampling points per head and level of the deformable attention."""
     layer_scale: float = 1e-6
     """Where the factor of each channel in a `convnext` layer starts."""

@@ -52,7 +52,7 @@ def build_image_encoder(
     if config.image_encoder == "none":
         return None
     if config.image_encoder == "deformable":
-        return DeformableImageEncoder(width, levels, config.image_layers, config.heads, config.points)
+        return DeformableImageEncoder(width, levels, config.image_layers, config.heads, config.sampling_points)
     layers = build_map_layers(
         config.image_encoder, config, width=width, layers=config.image_layers, window=config.image_window
     )
