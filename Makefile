@@ -110,6 +110,7 @@ format: $(READY)  ## rewrite the code in the project's format
 docs: $(READY)  ## write docs/cli.md and the tables of settings in docs/
 	@$(BIN)/python scripts/help_pages.py
 	@$(BIN)/python scripts/field_tables.py
+	@$(BIN)/python scripts/paper_tables.py
 
 clean:  ## remove what demo, extract and train made here
 	rm -rf demo walkthrough shapes caches runs ablations out
