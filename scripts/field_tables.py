@@ -16,6 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pipeline.bounds import bounds_of
+
 PAGES = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- fields of (?P<name>[\w.]+) -->\n).*?(<!-- end of fields -->)", re.DOTALL)
 
@@ -38,7 +40,7 @@ def find(name: str) -> type[Any]:
 
 def field_table(config: type[Any]) -> str:
     """A Markdown table: field, default, choices and docstring."""
-    told, hints = docstrings(config), typing.get_type_hints(config)
+    told, hints = docstrings(config), typing.get_type_hints(config, include_extras=True)
     lines = ["| field | default | what |", "|---|---|---|"]
     for field in dataclasses.fields(config):
         words = [choices(hints[field.name]), told.get(field.name, "")]
@@ -60,7 +62,9 @@ def docstrings(config: type[Any]) -> dict[str, str]:
 
 
 def choices(hint: Any) -> str:
-    """The values that a field may have, where they are few."""
+    """The values that a field may have, where they are few or within bounds."""
+    if bounds := bounds_of(hint):
+        return f"{bounds}.".capitalize()
     several = typing.get_origin(hint) is tuple
     named = _literals(typing.get_args(hint)[0] if several else hint)
     return f"{'Any of ' * several}{named}." if named else ""

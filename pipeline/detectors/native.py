@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from featcache import LevelSpec
 
+from ..bounds import Count, CountOrZero, check_bounds
 from ..config import from_table
 from ..data.transforms import Transform
 from .base import Features, Part, top_detections
@@ -38,16 +39,16 @@ class NativeConfig:
     """One line for people; no part of the identity."""
     backbone: Backbone
     """Its network; C1 is its stage of stride 4."""
-    queries: int
+    queries: Count
     """Decoder queries, one-to-one only: 300 or 900 in the official files."""
     transform: Transform
     """What the network sees of an image: the table [transform]."""
     classes: Classes = "coco-91"
     """What the class logits are: COCO's raw ids 0 to 90, the categories by increasing id, or a list of category ids, 0
     for a column that stands for none."""
-    columns: int = 0
+    columns: CountOrZero = 0
     """How many class logits; only with classes = "contiguous", otherwise told by it."""
-    top_k: int = 100
+    top_k: Count = 100
     """Detections kept, over (query, class)."""
     de_duplicate: bool = False
     """Keep each query once, with its best class."""
@@ -59,22 +60,23 @@ class NativeConfig:
     """DINO: queries after or before the decoder's last norm."""
     amp: Literal["none", "bf16"] = "none"
     """Precision of backbone and input projections; everything after them is float32, as in the official code."""
-    width: int = 256
+    width: Count = 256
     """Channels of encoder and decoder."""
     levels: int = 4
     """Feature levels: 4 (strides 8 to 64), or for DINO also 5 (4 to 64)."""
-    encoder_layers: int = 6
+    encoder_layers: Count = 6
     """Of the transformer."""
-    decoder_layers: int = 6
+    decoder_layers: Count = 6
     """Of the transformer."""
-    heads: int = 8
+    heads: Count = 8
     """Attention heads of every attention."""
-    points: int = 4
+    points: Count = 4
     """Sampling points per head and level."""
-    feed_forward: int = 2048
+    feed_forward: Count = 2048
     """Width inside the feed-forward part of each layer."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if (self.classes == "contiguous") != (self.columns > 0):
             raise ValueError("columns goes with classes = 'contiguous', and only with it")
         for layer in (self.encoder_layer, *self.extra_encoder_layers):
@@ -86,9 +88,6 @@ class NativeConfig:
             raise ValueError(f"levels is {self.levels}, expected 4" + " or 5" * (self.kind == "dino"))
         if self.query_tap != "normed" and self.kind != "dino":
             raise ValueError("query_tap is a choice of kind = 'dino' only")
-        for key in ("queries", "top_k", "decoder_layers"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}, expected at least 1")
 
     @property
     def logits(self) -> int:

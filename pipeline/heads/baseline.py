@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..bounds import Count, check_bounds
 from ..detectors.base import Features
 from ..ops.roi_align import roi_align
 from .base import HeadOutput, MaskHead, Masks, Widths, boxes_in_pixels, pool_without_padding, require_c1, to_width
@@ -17,10 +18,13 @@ class BaselineConfig:
 
     roi_align: bool = True
     """Look at the features inside each box only; without it every query is compared with the whole image."""
-    roi: int = 32
+    roi: Count = 32
     """Cells along each side of the RoI grid."""
     c1: bool = True
     """Add C1 to the encoder map upsampled to its size (column "1/4 feat." of Table 1)."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 class Baseline(MaskHead):

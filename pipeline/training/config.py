@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from ..bounds import Bounds, Count, CountOrZero, Share, Weight, check_bounds
 from ..detectors.base import Part
 
 
@@ -11,108 +12,96 @@ from ..detectors.base import Part
 class TrainConfig:
     """One training. Set in the `[train]` table of a head's TOML, or by `key=value` on the command line."""
 
-    steps: int = 88_500
+    steps: Count = 88_500
     """88,500 of 8 images: six passes over COCO's training images."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Images of a step."""
-    seed: int = 0
+    seed: Annotated[int, Bounds(0, 2**63 - 1)] = 0
     """Of the first weights, dropout, boxes and points; of the order of the images too, unless `order_seed` is given."""
-    order_seed: int = -1
-    """Of the order of the images; below 0: `seed`. With one order, the seeds of an ablation share a pass."""
+    order_seed: Annotated[int, Bounds(-1, 2**63 - 1)] = -1
+    """Of the order of the images; -1: `seed`. With one order, the seeds of an ablation share a pass."""
     views: tuple[str, ...] = ()
     """Views of the cache to learn from; empty: all it holds."""
-    holdout: int = 0
+    holdout: CountOrZero = 0
     """Leave out every n-th image, for choosing hyper-parameters (`evaluate --holdout`); 0 uses all."""
 
-    lr: float = 1.5e-4
+    lr: Annotated[float, Bounds(0, above=True)] = 1.5e-4
     """Learning rate of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Annotated[tuple[float, float], Bounds(0, 1, below=True)] = (0.9, 0.999)
     """Of AdamW."""
-    weight_decay: float = 5e-5
+    weight_decay: Annotated[float, Bounds(0)] = 5e-5
     """Of AdamW."""
     decay_norms: bool = True
     """Decay biases and norms too. AdamW over all parameters, as the paper says it."""
     schedule: Literal["step", "cosine"] = "step"
     """`step`: a tenth at 0.9 and again at 0.95 of the steps. `cosine`: down to zero."""
-    warmup: int = 0
+    warmup: CountOrZero = 0
     """Steps of linear warm-up."""
-    clip: float = 0.1
+    clip: Annotated[float, Bounds(0)] = 0.1
     """Largest gradient norm, 0 for none (Deformable DETR: 0.1)."""
-    ema: float = 0.0
+    ema: Annotated[float, Bounds(0, 1, below=True)] = 0.0
     """Decay of the averaged weights, which then are the result; 0 for none."""
     amp: Literal["off", "bf16"] = "off"
     """Let the head compute in bfloat16 (autocast); weights and losses stay float32."""
-    micro_batch: int = 0
+    micro_batch: CountOrZero = 0
     """Images that pass the head at once, 0 for the whole batch: a step needs the memory of so many. The loss is the
     same but for the points, which are drawn for each part by itself; with heads that tell the objects themselves each
     part counts its own objects too."""
 
     match: Literal["hungarian", "overlap"] = "hungarian"
     """`hungarian`: one detection for each object. `overlap`: every detection with a box IoU of `match_iou` or more."""
-    match_iou: float = 0.5
+    match_iou: Annotated[float, Bounds(0, 1, above=True)] = 0.5
     """Least box IoU with the object, for `match = "overlap"`."""
-    rois_per_image: int = 100
+    rois_per_image: Count = 100
     """Most boxes of one image in a step."""
-    jitter: float = 0.0
+    jitter: Annotated[float, Bounds(0, 0.5, below=True)] = 0.0
     """Move each edge of a box by up to this share of its side."""
 
     loss: Literal["points", "full"] = "points"
     """At sampled points, or on every point of a grid of twice the RoI's side."""
-    points: float = 0.25
+    points: Annotated[float, Bounds(0, 1, above=True)] = 0.25
     """Sampled points over the points of that grid (the paper: 75 % fewer points)."""
-    oversample: float = 3.0
+    oversample: Annotated[float, Bounds(1)] = 3.0
     """Candidates drawn for each sampled point (PointRend's k)."""
-    importance: float = 0.75
+    importance: Share = 0.75
     """Share of the points that are the least certain candidates; the rest are drawn anywhere (PointRend's beta)."""
-    bce_weight: float = 5.0
+    bce_weight: Weight = 5.0
     """Of the binary cross-entropy of the masks."""
-    dice_weight: float = 5.0
+    dice_weight: Weight = 5.0
     """Of their dice loss."""
-    scoring_weight: float = 1.0
+    scoring_weight: Weight = 1.0
     """Of the predicted IoU, where the head has `mask_scoring`."""
 
     finetune: Part = "none"
     """What of the detector learns too (Table 11), which needs the live detector. `transformer`: encoder, decoder, heads
     and input projections. `all`: its backbone too, but no batch norm."""
-    detector_lr_ratio: float = 0.1
+    detector_lr_ratio: Annotated[float, Bounds(0)] = 0.1
     """Learning rate of the detector over that of the head (Table 11)."""
-    detection_weight: float = 0.0
+    detection_weight: Weight = 0.0
     """Of the detector's own loss (`detection.py`) beside that of the masks. The paper does not say what trains its
     detector. At 0 the masks alone do: boxes and scores then follow changed features with nothing to hold them. At 1
     the detector goes on learning boxes and classes by the loss it was trained with, its one-to-one branch only."""
 
-    log_every: int = 20
+    log_every: Count = 20
     """Steps between two lines of metrics.jsonl."""
-    checkpoint_every: int = 500
+    checkpoint_every: Count = 500
     """Steps between two checkpoints."""
-    evaluate_every: int = 0
+    evaluate_every: CountOrZero = 0
     """Evaluate on --val-cache after every so many steps and after the last, and keep the best weights; 0: only what
     the training ends with. `ablate` leaves it out."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "rois_per_image", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.evaluate_every < 0:
-            raise ValueError(f"evaluate_every is {self.evaluate_every}, expected 0 (only at the end) or more")
+        check_bounds(self)
         if self.evaluate_every and self.finetune != "none":
             raise ValueError("evaluate_every goes with finetune = 'none': a cache is of the detector as it was")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is {self.ema}, expected 0 (none) to below 1")
-        if self.holdout == 1 or self.holdout < 0:
-            raise ValueError(f"holdout is {self.holdout}, expected 0 (none) or 2 and more")
+        if self.holdout == 1:
+            raise ValueError("holdout is 1, expected 0 (none) or 2 and more")
         if self.warmup >= self.steps:
             raise ValueError(f"warmup {self.warmup} leaves nothing of {self.steps} steps; warmup=0 has none")
-        if self.micro_batch < 0:
-            raise ValueError(f"micro_batch is {self.micro_batch}, expected 0 (the whole batch) or more")
         if self.micro_batch and self.finetune != "none":
             raise ValueError("micro_batch goes with finetune = 'none': a detector that learns keeps the batch whole")
-        if self.detector_lr_ratio < 0 or self.detection_weight < 0:
-            raise ValueError("detector_lr_ratio and detection_weight are 0 or more")
         if self.finetune == "none" and self.detection_weight:
             raise ValueError("detection_weight goes with finetune = 'transformer' or 'all'")
-        if not 0 < self.points <= 1 or self.oversample < 1 or not 0 <= self.importance <= 1:
-            raise ValueError("points and importance are shares (0 to 1), oversample is at least 1")
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -1,22 +1,24 @@
 """Every choice of the Mask Frozen-DETR head, with its default; the defaults are row 4 of the paper's Table 12."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from ...bounds import Bounds, Count, CountOrZero, check_bounds
 
 
 @dataclass(frozen=True)
 class HeadConfig:
     """One head. `configs/heads/*.toml` hold the named ones."""
 
-    encoder_layer: int = 0
+    encoder_layer: CountOrZero = 0
     """Which encoder layer's maps it reads, from 1 (Table 15); 0: those that the detector's TOML chose. Others must be
     in the cache: `extra_encoder_layers` of the detector."""
     image_encoder: Literal["deformable", "swin", "convnext", "none"] = "deformable"
     """What refines the encoder maps for all boxes at once (section 3.2, Table 2). `deformable` mixes all levels, `swin`
     and `convnext` refine the finest."""
-    image_layers: int = 2
+    image_layers: CountOrZero = 2
     """Layers of the image encoder."""
-    image_window: int = 16
+    image_window: Annotated[int, Bounds(2)] = 16
     """Side of the attention windows of a `swin` image encoder, in cells."""
     c1: bool = True
     """Add C1 to the finest encoder map, F = C1 + interpolate(E). Not done, whatever stands here, where that map has
@@ -31,17 +33,17 @@ class HeadConfig:
     upsample: Literal["exact", "direct"] = "exact"
     """How boxes see the encoder map: `exact`, upsampled to C1's grid as the paper does; `direct`, sampled on its own
     grid, another function and cheaper. Ours, not the paper's."""
-    hidden: int = 128
+    hidden: Count = 128
     """Width of everything on the RoI grid. Equal to the encoder's width there is no channel mapper (Table 4)."""
-    roi: int = 32
+    roi: Annotated[int, Bounds(2)] = 32
     """Cells along each side of the RoI grid (Table 10)."""
-    sampling_ratio: int = 2
-    """RoIAlign's samples per cell and axis."""
+    sampling_ratio: CountOrZero = 2
+    """RoIAlign's samples per cell and axis; 0: as many as there are cells of the map below, box by box."""
     box_encoder: Literal["deformable", "swin", "convnext", "unet", "none"] = "deformable"
     """What refines the features inside each box (section 3.3, Table 3). `unet` is ours, for small data."""
-    box_layers: int = 2
+    box_layers: CountOrZero = 2
     """Layers of the box encoder; resolutions of the U-shaped one."""
-    box_window: int = 8
+    box_window: Annotated[int, Bounds(2)] = 8
     """Side of the attention windows of a `swin` box encoder, in cells."""
     box_position: Literal["learned", "none"] = "learned"
     """Position embedding of the `deformable` box encoder; the others need none."""
@@ -57,21 +59,22 @@ class HeadConfig:
     """Predict the mask's IoU per class (Table 12); without it the score follows eq. (2)."""
     mask_bias: bool = False
     """Add a bias predicted from the query to its mask logits. Ours, not the paper's."""
-    heads: int = 8
+    heads: Count = 8
     """Attention heads of every attention."""
-    sampling_points: int = 4
+    sampling_points: Count = 4
     """Sampling points per head and level of the deformable attention."""
-    layer_scale: float = 1e-6
+    layer_scale: Annotated[float, Bounds(0)] = 1e-6
     """Where the factor of each channel in a `convnext` layer starts."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Bounds(0, 1, below=True)] = 0.0
     """Whole channels of the pooled features dropped in training."""
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         self._check_sizes()
         self._check_choices()
 
     def _check_sizes(self) -> None:
-        if self.roi < 2 or self.roi % 2:
+        if self.roi % 2:
             raise ValueError(f"roi is {self.roi}, expected an even number of cells")
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
@@ -81,14 +84,10 @@ class HeadConfig:
             layers, encoder = getattr(self, f"{name}_layers"), getattr(self, f"{name}_encoder")
             if encoder != "none" and layers < 1:
                 raise ValueError(f"{name}_layers is {layers}: for none of them choose {name}_encoder = 'none'")
-            if getattr(self, f"{name}_window") < 2:
-                raise ValueError(f"{name}_window is {getattr(self, f'{name}_window')}, expected at least 2 cells")
         if self.box_encoder == "unet" and self.roi % 2 ** (self.box_layers - 1):
             raise ValueError(
                 f"a U of {self.box_layers} resolutions needs roi {self.roi} to halve {self.box_layers - 1} times"
             )
-        if self.encoder_layer < 0:
-            raise ValueError(f"encoder_layer is {self.encoder_layer}, expected 1 or more, or 0 for the detector's own")
 
     def _check_choices(self) -> None:
         if self.neck and not self.c1:
