@@ -165,17 +165,16 @@ def prune(
     \b
     Example:  featcache prune caches/train --levels c1,e16 --dry-run
     """
-    from featcache import maintain
-    from featcache.reader import Cache
+    from featcache import prune as pruning
 
     if not (unfinished or levels):
         raise typer.BadParameter("say what to drop: --unfinished, --levels or both")
-    maintain.restore_pruned(path)
-    plan = maintain.plan_copy(Cache(path), path, levels=name_list(levels), finished=unfinished)
+    names = name_list(levels)
+    plan = pruning.plan_prune(path, levels=names, unfinished=unfinished)
     if not dry_run:
         if not yes:
             typer.confirm(f"Replace {path} by a cache of {len(plan.images)} images?", abort=True, err=True)
-        maintain.prune(path, levels=name_list(levels), unfinished=unfinished, threads=threads)
+        pruning.prune(path, levels=names, unfinished=unfinished, threads=threads)
     _print_plan(plan, dry_run, as_json)
 
 

@@ -1,5 +1,9 @@
 """The errors of the cache: each is one sentence of what happened and one hint of what helps."""
 
+import shlex
+
+from featcache.workplace import half_pruned
+
 
 class CacheError(Exception):
     """Something about a cache that its user can act on.
@@ -58,7 +62,13 @@ class DiskFullError(CacheError):
 
 
 def no_cache_at(place: object) -> NotACacheError:
-    """What to raise where nothing is."""
+    """What to raise where nothing is, or not now: `prune` may have been stopped while it swapped a cache."""
+    if old := half_pruned(place):
+        path = str(old.parent).removesuffix(".prune")
+        return NotACacheError(
+            f"no cache at {place} now: prune replaces it, or was stopped when it did; the cache is whole, at {old}",
+            f"run the same featcache prune again, or rename it back:  {shlex.join(['mv', str(old), path])}",
+        )
     return NotACacheError(f"no cache at {place}", "write one:  python -m pipeline extract --help")
 
 

@@ -19,12 +19,12 @@ class WriterLock:
     """Held from construction to `release`; raises LockedError, naming the holder, while another process has it.
 
     The locked file is `writer/zarr.json`, the metadata of an empty group that names the holder in its attributes: any
-    other file would make zarr warn of an unknown object in the cache.
+    other file would make zarr warn of an unknown object in the cache. `prune` holds one of its own `name`.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = LOCK_NAME) -> None:
         # Never removed, never replaced: a lock on a name that another process unlinks would exclude nobody.
-        path = directory / LOCK_NAME / "zarr.json"
+        path = directory / name / "zarr.json"
         path.parent.mkdir(exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

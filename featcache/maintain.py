@@ -1,4 +1,4 @@
-"""`copy`, `merge`, `prune`: a new cache is written beside the old under a temporary name and renamed when it is whole.
+"""`copy`, `merge`: a new cache is written under a temporary name and renamed when it is whole.
 
 Killing one of them loses nothing: the caches that were there stay as they were, the same command goes on.
 """
@@ -6,7 +6,6 @@ Killing one of them loses nothing: the caches that were there stay as they were,
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +16,15 @@ import torch
 
 from featcache import codecs
 from featcache.ahead import map_ahead
-from featcache.errors import CacheError, MismatchError
+from featcache.errors import CacheError, MismatchError, no_cache_at
 from featcache.files import sync
-from featcache.lock import WriterLock
 from featcache.progress import track, written
 from featcache.reader import Cache
 from featcache.record import Record
 from featcache.repair import COPIED_FROM, with_cache
 from featcache.source import is_url
 from featcache.spec import CacheSpec, Codec
+from featcache.workplace import half_pruned
 from featcache.writer import CacheWriter
 
 
@@ -154,6 +153,8 @@ def plan_merge(sources: Sequence[Cache], target: Path, *, shard: int | None = No
 
 def run(plan: Plan, *, threads: int = 2) -> Path:
     """Write the cache of a plan; returns its path."""
+    if not plan.target.exists() and half_pruned(plan.target):  # its name is that of another cache
+        raise no_cache_at(plan.target)
     if plan.target.exists() and not plan.missing:
         raise CacheError(f"{plan.target} exists already", "choose another name, or remove it first")
     partial = plan.target if plan.missing else plan.target.with_name(plan.target.name + ".partial")
@@ -175,36 +176,6 @@ def run(plan: Plan, *, threads: int = 2) -> Path:
         partial.rename(plan.target)
         sync([plan.target.parent])
     return plan.target
-
-
-def prune(path: Path, *, levels: Sequence[str] | None = None, unfinished: bool = False, threads: int = 2) -> Path:
-    """Replace a cache by one without its unfinished images or with only some levels."""
-    restore_pruned(path)
-    old, new = _beside(path, ".old"), _beside(path, ".pruned")
-    lock = WriterLock(path)
-    try:
-        shutil.rmtree(new, ignore_errors=True)  # whole, but perhaps of other options or of fewer images
-        cache = Cache(path)
-        plan = plan_copy(cache, new, levels=levels, finished=unfinished)
-        recipe = plan.spec.recipe | {COPIED_FROM: cache.spec.recipe.get(COPIED_FROM, "")}  # not from what goes
-        run(replace(plan, spec=replace(plan.spec, recipe=recipe)), threads=threads)
-        path.rename(old)
-        new.rename(path)
-        sync([path.parent])
-    finally:
-        lock.release()
-    shutil.rmtree(old)
-    return path
-
-
-def restore_pruned(path: Path) -> None:
-    """Undo half of a swap: where `prune` was killed between its two renames, give the old cache its name back."""
-    old = _beside(path, ".old")
-    if old.exists():
-        if path.exists():
-            shutil.rmtree(old)  # the swap was done, removing the old cache was not
-        else:
-            old.rename(path)
 
 
 def _put(writer: CacheWriter, pair: Pair, record: Record) -> None:
@@ -246,7 +217,3 @@ def _whole(spec: CacheSpec, target: Path | None = None) -> dict[str, Any]:
     if target is not None and "command" in recipe:
         recipe["command"] = with_cache(recipe["command"], target.absolute(), whole=True)
     return recipe
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)

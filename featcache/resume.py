@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from featcache import store
-from featcache.errors import CacheError, MismatchError, NotACacheError
+from featcache.errors import CacheError, MismatchError, NotACacheError, no_cache_at
 from featcache.files import PARTIAL_SUFFIXES, clear_directory
 from featcache.layout import images_per_file
 from featcache.lock import LOCK_NAME
 from featcache.spec import CacheSpec, GroundTruth, ImageInfo, check_format_version
+from featcache.workplace import half_pruned
 
 
 def create_or_resume(
@@ -68,6 +69,10 @@ def check_tables(images: Sequence[ImageInfo], ground_truth: Sequence[GroundTruth
 def refuse_foreign(path: Path) -> None:
     """Refuse to write into a directory that holds something else, another zarr group included."""
     names = {entry.name for entry in path.iterdir()}
+    if "zarr.json" not in names and half_pruned(path):
+        if not names:  # made just now by who wants to write
+            path.rmdir()
+        raise no_cache_at(path)
     if not names or ("zarr.json" in names and store.read_header(store.open_group(path)) is not None):
         return
     ours = {LOCK_NAME, *store.TOP_NAMES}

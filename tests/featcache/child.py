@@ -17,6 +17,7 @@ import torch
 from cache_toy import make_features, make_images, make_spec, make_truth
 
 from featcache import Cache, CacheWriter, LevelSpec, maintain
+from featcache import prune as pruning
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["child"])  # torch and zarr are imported once, not once per process
@@ -82,7 +83,7 @@ def merge(parts: list[Path], target: Path) -> None:
 
 def prune(path: Path) -> None:
     """`featcache prune` of a level and of what is unfinished."""
-    maintain.prune(path, levels=["c1"], unfinished=True)
+    pruning.prune(path, levels=["c1"], unfinished=True)
 
 
 def extract_and_wait(path: Path, ready: Any) -> None:

@@ -116,7 +116,7 @@ def test_a_change_killed_at_random_steps_loses_nothing(
         body, arguments, result = work(tmp_path / f"killed-{number}")
         killed += child.finish(child.start(child.until_step, rng.randint(1, 400), body, *arguments)) == -signal.SIGKILL
         if change == "prune":  # one of the two names holds a whole cache at any time
-            survivor = result if result.exists() else result.with_name("pruned.old")
+            survivor = result if result.exists() else result.with_name("pruned.prune") / "old"
             assert verify(survivor, deep=True).good
         else:
             if result.exists():

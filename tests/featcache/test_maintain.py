@@ -1,9 +1,8 @@
-"""`copy`, `merge` and `prune` keep every value, lose nothing when they die, and say beforehand what they will do."""
+"""`copy` and `merge` keep every value, lose nothing when they die, and say beforehand what they will do."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -111,39 +110,3 @@ def test_merge_refuses_other_extractions(make_cache: Maker, tmp_path: Path) -> N
     a, b = Cache(make_cache(2, name="a")), Cache(make_cache(2, name="b", source={"name": "other"}))
     with pytest.raises(MismatchError, match=r"source\.name: 'toy' and 'other'"):
         maintain.plan_merge([a, b], tmp_path / "m")
-
-
-def test_prune_drops_levels_and_unfinished_images(make_cache: Maker) -> None:
-    path = make_cache(5, order=[1, 3, 4])
-    before = {i: Cache(path).image(100 + i) for i in (1, 3, 4)}
-    maintain.prune(path, levels=["e16"], unfinished=True)
-    after = Cache(path)
-    assert [image.id for image in after.images] == [101, 103, 104]
-    for i, entry in before.items():
-        assert list(after.image(100 + i).maps) == ["e16"]
-        assert torch.equal(after.image(100 + i).maps["e16"], entry.maps["e16"])
-    assert sorted(entry.name for entry in path.parent.iterdir() if entry.name.startswith("cache")) == ["cache"]
-
-
-@pytest.mark.parametrize("renames", [0, 1])
-def test_a_killed_prune_loses_nothing(make_cache: Maker, monkeypatch: pytest.MonkeyPatch, renames: int) -> None:
-    path = make_cache(4)
-    whole = Cache(make_cache(4, name="whole"))
-    rename, done = Path.rename, []
-
-    def dies(self: Path, target: Path) -> Path:
-        if self.name in ("cache", "cache.pruned"):
-            if len(done) == renames:
-                raise KeyboardInterrupt
-            done.append(self)
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", dies)
-    with pytest.raises(KeyboardInterrupt):
-        maintain.prune(path, levels=["e16"])
-    monkeypatch.undo()
-    maintain.restore_pruned(path)
-    assert diff(Cache(path), whole).equal
-    maintain.prune(path, levels=["e16"])
-    assert list(Cache(path)[0].maps) == ["e16"]
-    np.testing.assert_array_equal(Cache(path)[3].maps["e16"], whole[3].maps["e16"])
