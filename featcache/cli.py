@@ -50,7 +50,6 @@ def info(path: CachePath, as_json: AsJson = False) -> None:
     Example:  featcache info caches/val
     """
     from featcache import summary
-    from featcache.repair import fill_command
 
     data = summary.info(path)
     if as_json:
@@ -70,7 +69,7 @@ def info(path: CachePath, as_json: AsJson = False) -> None:
         fields["ratio"] = f"{data['ratio']:.3f} of raw fp16 ({human_bytes(data['raw_fp16_bytes'])})"
     for part in ("source", "dataset"):
         fields |= {f"{part}.{name}": shorten(str(value), 100) for name, value in data[part].items()}
-    fields["command"] = fill_command(data["recipe"], data["path"]) or "not recorded"
+    fields["command"] = data["command"] or "not recorded"
     print_fields(fields)
     print()
     print_table([_level_row(level) for level in data["levels"]])

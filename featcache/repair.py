@@ -16,12 +16,13 @@ COPIED_FROM = "copied_from"
 def fill_command(recipe: Mapping[str, Any], path: str) -> str | None:
     """What fills the cache at `path` again where it is not done; None where no command is recorded.
 
+    The extraction that is recorded named the place where the cache was made; it is told where the cache is now.
     A copy may hold fewer images or levels or have another codec, so the extraction of its source cannot write into it.
     It is filled from its source; where that is gone, from another extraction of the same, made beside it.
     """
     command, source = recipe.get("command"), recipe.get(COPIED_FROM)
     if source is None:
-        return command
+        return command if command is None or is_url(path) else with_cache(command, Path(path).absolute())
     if source and (is_url(source) or Path(source).exists()):
         return _copy(source, path)
     if command is None:
@@ -32,11 +33,16 @@ def fill_command(recipe: Mapping[str, Any], path: str) -> str | None:
 
 def with_cache(command: str, target: Path, *, whole: bool = False) -> str:
     """An extraction into another cache; whole: of all images, not of its --shard."""
-    words = shlex.split(command)
-    for option in ("--shard", "--cache") if whole else ("--cache",):
-        if option in words[:-1]:
-            place = words.index(option)
-            words[place : place + 2] = [option, str(target)] if option == "--cache" else []
+    words: list[str] = []
+    rest = iter(shlex.split(command))
+    for word in rest:
+        option, joined, _ = word.partition("=")
+        if option == "--cache" or (whole and option == "--shard"):
+            if not joined:
+                next(rest, None)
+            words += ["--cache", str(target)] if option == "--cache" else []
+        else:
+            words.append(word)
     return shlex.join(words)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from featcache.disk import Usage, usage_by_directory
 from featcache.header import Header, read_header
 from featcache.lock import living_writer
+from featcache.repair import fill_command
 from featcache.source import is_url
 from featcache.spec import FORMAT_VERSION, LevelSpec
 
@@ -25,6 +26,7 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     of the done images as raw fp16; that of a level counts its map files alone. `max_error` is that of
     `CacheSpec`, 0 where no map has fewer steps than the codec holds. While a process writes the cache,
     `images_per_second` is its speed since it began, and `eta_seconds` the time that all missing images take at it.
+    `command` goes on with the cache where it is now; that of the recipe is as it was given.
     """
     header = read_header(path)
     spec = header.spec
@@ -67,6 +69,7 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
         "source": spec.source,
         "dataset": spec.dataset,
         "recipe": spec.recipe,
+        "command": fill_command(spec.recipe, header.path),
     }
 
 

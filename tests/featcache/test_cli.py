@@ -45,6 +45,7 @@ def test_info(run: Callable[..., Any], make_cache: Maker) -> None:
         *("complete", "part", "part_complete", "writer", "images_per_second", "eta_seconds"),
         *("annotations", "further_truth", "detections", "query_dim"),
         *("levels", "bytes", "files", "bytes_per_image", "raw_fp16_bytes", "ratio", "source", "dataset", "recipe"),
+        "command",
     ]
     assert (data["done"], data["complete"], data["annotations"]) == ({"orig": 2}, False, 3)
     assert (data["writer"], data["eta_seconds"]) == (None, None)

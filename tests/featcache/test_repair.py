@@ -36,6 +36,25 @@ def test_verify_exit_codes_and_repair(run: Callable[..., Any], make_cache: Maker
     assert run("verify", path, "--deep")[0] == 0
 
 
+@pytest.mark.parametrize("option", ["--cache 'old place'", "--cache='old place'"])
+def test_the_command_names_the_cache_where_it_is_now(
+    run: Callable[..., Any], make_cache: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """Moved or copied by hand, or called by a relative name: the command that made it would write somewhere else."""
+    monkeypatch.chdir(tmp_path)
+    extract = "python -m pipeline extract --images 'a b' {} --shard 1/2"
+    shutil.move(make_cache(3, recipe={"command": extract.format(option)}), "new place")
+    shutil.copytree("new place", "second")
+    for name in ("new place", "second"):
+        expected = extract.format(f"--cache {shlex.quote(str(tmp_path / name))}")
+        flip_byte(tmp_path / name / "views/orig/maps/e16/c.1.0.0", 3)
+        repair = json_of(run("verify", name, "--deep", "--json"), code=1)["repair"]
+        assert repair == f"featcache verify {shlex.quote(name)} --deep --images 101 --repair && {expected}"
+        assert f"now this does them again:\n  {expected}\n" in run("verify", name, "--deep", "--repair")[1]
+        assert json_of(run("info", name, "--json"))["command"] == expected
+        assert f"  {expected}\n" in run("info", name)[1]
+
+
 COPIES = {
     "all of it": [],
     "some images, levels and views": ["--images", "100,101,104", "--levels", "e16", "--views", "hflip"],
