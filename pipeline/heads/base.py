@@ -139,10 +139,12 @@ class MaskHead(nn.Module, ABC):
         queries: per image "n d", the query embedding that goes with each box.
         """
 
-    def maps_under_boxes(self, spec: CacheSpec) -> frozenset[str]:
+    def maps_under_boxes(self, spec: CacheSpec, input_hw: tuple[int, int], most: int) -> frozenset[str]:
         """Maps of a cache of which a training step reads the cells under the boxes of `targets` and no others.
 
-        Only they are then read of levels in bands; the rest of such a map is zero. None, unless a family says more.
+        Of an image with this network input, whatever else is in its batch, as long as no image has more than `most`
+        boxes. Only those cells are then read of levels in bands; the rest of such a map is zero. None, unless a family
+        says more.
         """
         return frozenset()
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from featcache import CacheSpec, Entry, Wanted
 
 from ..data.coco import Category
-from ..data.sources import FeatureSource, collate
+from ..data.sources import FeatureSource, collate, maps_asked_for
 from ..heads.base import MaskHead
 from ..ops.roi_geometry import rows_read
 from .config import TrainConfig
@@ -15,24 +16,31 @@ from .targets import learning_pairs
 
 @dataclass(frozen=True)
 class RowsUnderBoxes:
-    """Of each of the levels, the rows under every box that any of these trainings may look into (`Wanted`)."""
+    """Of each level that an image needs in part, the rows under every box that these may look into (`Wanted`)."""
 
     spec: CacheSpec
     categories: Sequence[Category]
-    levels: frozenset[str]
-    configs: tuple[TrainConfig, ...]
+    heads: tuple[tuple[MaskHead, TrainConfig], ...]
 
     def __call__(self, entry: Entry) -> dict[str, list[tuple[int, int]]]:
         """entry: without maps."""
         height = entry.input_hw[0]
-        spans = [
-            (top * height, bottom * height) for config in self.configs for top, bottom in self._edges(entry, config)
-        ]
         rows: dict[str, list[tuple[int, int]]] = {}
-        for name in self.levels:
+        levels = levels_in_part(self.heads, self.spec, entry.input_hw)
+        if not levels:
+            return rows
+        spans = [
+            (top * height, bottom * height) for config in self._configs for top, bottom in self._edges(entry, config)
+        ]
+        for name in levels:
             stride = self.spec.level(name).stride
             rows[name] = [rows_read(top, bottom, stride, -(-height // stride)) for top, bottom in spans]
         return rows
+
+    @cached_property
+    def _configs(self) -> list[TrainConfig]:
+        """One of each kind that chooses boxes in the same way."""
+        return list({(one.match, one.match_iou, one.jitter): one for _, one in self.heads}.values())
 
     def _edges(self, entry: Entry, config: TrainConfig) -> list[tuple[float, float]]:
         """Upper and lower edge, in 0-1 of the view, of every box that may learn, as far as jitter may move them."""
@@ -42,14 +50,24 @@ class RowsUnderBoxes:
         return list(zip((middle - reach).tolist(), (middle + reach).tolist(), strict=True))
 
 
+def levels_in_part(
+    heads: Sequence[tuple[MaskHead, TrainConfig]], spec: CacheSpec, input_hw: tuple[int, int]
+) -> frozenset[str]:
+    """Levels in bands that each of these heads reads under its boxes alone, or not at all, of an image of this size."""
+    levels = frozenset(level.name for level in spec.levels if level.bands > 1)
+    levels &= frozenset(maps_asked_for((head.maps_read for head, _ in heads), spec))
+    for head, config in heads:
+        whole = frozenset(maps_asked_for([head.maps_read], spec))
+        levels -= whole - head.maps_under_boxes(spec, input_hw, config.rois_per_image)
+    return levels
+
+
 def rows_under_boxes(heads: Iterable[tuple[MaskHead, TrainConfig]], source: FeatureSource) -> Wanted | None:
-    """The rows that these heads, trained in one pass, read; None where a map in bands is not there or read whole."""
-    heads = list(heads)
-    banded = frozenset(level.name for level in source.spec.levels if level.bands > 1)
-    levels = banded.intersection(*(head.maps_under_boxes(source.spec) for head, _ in heads))
-    if not levels:
+    """The rows that these heads, trained in one pass, read; None where they read no map in bands in part, of whatever
+    image."""
+    heads, spec = tuple(heads), source.spec
+    finest = min(spec.levels, key=lambda level: level.stride)
+    h, w = (side * finest.stride for side in finest.max_hw)  # the more cells, the sooner boxes are the cheaper way
+    if not levels_in_part(heads, spec, (h, w)):
         return None
-    configs: dict[tuple[object, ...], TrainConfig] = {}
-    for _, config in heads:
-        configs[config.match, config.match_iou, config.jitter] = config
-    return RowsUnderBoxes(source.spec, source.categories, levels, tuple(configs.values()))
+    return RowsUnderBoxes(spec, source.categories, heads)

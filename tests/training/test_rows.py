@@ -1,5 +1,6 @@
 """A training that reads C1 under its boxes alone ends where one that reads everything does."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,20 @@ from pipeline import extract
 from pipeline.data.sources import Cached
 from pipeline.errors import PipelineError
 from pipeline.heads.base import MaskHead, Widths
+from pipeline.heads.mask_frozen_detr import MaskFrozenDetr
 from pipeline.heads.registry import build_head
 from pipeline.ops.roi_align_reference import level_weights
 from pipeline.ops.roi_geometry import Geometry, rows_read
 from pipeline.training.checkpoint import claim_run, describe_run
 from pipeline.training.config import TrainConfig
 from pipeline.training.recipe import load_recipe, override
-from pipeline.training.rows import rows_under_boxes
+from pipeline.training.rows import levels_in_part, rows_under_boxes
 from pipeline.training.together import train_together
 from pipeline.training.trainer import Trainer
 
 LOCAL = {"hidden": "16", "roi": "8", "neck_path": "local", "steps": "6", "batch_size": "3", "log_every": "1"}
+FEW = {"neck_path": "auto", "hidden": "8", "rois_per_image": "3"}
+"""Of so narrow a head C1 is pooled first up to 3 boxes an image and no longer from 4 on."""
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +87,15 @@ def trained(cache: Path, folder: Path, *rows: dict[str, str]) -> list[dict[str, 
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"match": "overlap", "match_iou": "0.05", "jitter": "0.2"}, {"neck": "false"}, {"micro_batch": "1"}],
-    ids=["hungarian", "overlap and jitter", "no neck", "one by one"],
+    [
+        {},
+        {"match": "overlap", "match_iou": "0.05", "jitter": "0.2"},
+        {"neck": "false"},
+        {"micro_batch": "1"},
+        {"neck_path": "auto"},
+        FEW,
+    ],
+    ids=["hungarian", "overlap and jitter", "no neck", "one by one", "auto", "auto, few boxes"],
 )
 def test_the_weights_are_those_of_reading_everything(
     banded: Path,
@@ -111,8 +122,11 @@ def test_heads_of_one_pass_get_the_rows_of_all(banded: Path, tmp_path: Path, hol
     for one, other in zip(alone, together, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
     holes.clear()
-    trained(banded, tmp_path / "mixed", {}, {"neck_path": "auto"})
+    trained(banded, tmp_path / "mixed", {}, {"neck_path": "auto", "hidden": "8"})
     assert not holes  # the second may want the whole map
+    (beside, _) = trained(banded, tmp_path / "beside", {}, {"c1": "false", "neck": "false"})
+    assert holes  # the second wants nothing of it
+    assert all(torch.equal(alone[0][name], beside[name]) for name in beside)
 
 
 def head_of(cache: Path, **settings: str) -> tuple[MaskHead, TrainConfig]:
@@ -124,7 +138,8 @@ def head_of(cache: Path, **settings: str) -> tuple[MaskHead, TrainConfig]:
     ("settings", "level"),
     [
         ({"neck_path": "full"}, {}),
-        ({"neck_path": "auto"}, {}),
+        ({"neck_path": "auto", "hidden": "8"}, {}),
+        ({"neck_path": "auto", "hidden": "8", "neck": "false", "rois_per_image": "1"}, {}),
         ({"c1": "false", "neck": "false"}, {}),
         ({}, {"moments": False}),
         ({}, {"band_rows": None}),
@@ -139,6 +154,26 @@ def test_everything_is_read_where_a_head_needs_it(
     levels = tuple(replace(one, **level) if one.name == "c1" else one for one in source.spec.levels)
     source.spec = replace(source.spec, levels=levels)
     assert rows_under_boxes([head_of(banded, **settings)], source) is None
+
+
+def test_auto_reads_rows_where_no_batch_could_want_the_map(banded: Path) -> None:
+    """Images of any size and number of boxes: what is promised of each alone holds for those of its size together."""
+    spec = Cache(banded).spec
+    for settings in ({"hidden": "8"}, {"hidden": "16"}, {"hidden": "8", "neck": "false"}):
+        head, _ = head_of(banded, neck_path="auto", **settings)
+        assert isinstance(head, MaskFrozenDetr)
+        for side in (16, 32, 64, 96):
+            cells = (side // 4) ** 2
+            for most in range(1, 9):
+                promised = "c1" in head.maps_under_boxes(spec, (side, side), most)
+                batches = [boxes for b in (1, 2, 3) for boxes in itertools.product(range(most + 1), repeat=b)]
+                sizes = {"channels": 8, "neck": head.neck is not None, "moments": True, "learning": True}
+                local = [
+                    head._pools_first(cells=len(boxes) * cells, bins=64 * sum(boxes), **sizes) for boxes in batches
+                ]
+                assert promised == all(local)
+    few = levels_in_part([head_of(banded, **FEW)], spec, (64, 64))
+    assert (few, levels_in_part([head_of(banded, **FEW)], spec, (48, 64))) == ({"c1"}, frozenset())
 
 
 def test_a_head_that_needs_the_map_refuses_a_part_of_it(banded: Path) -> None:

@@ -1,6 +1,7 @@
 """Mask Frozen-DETR: encoder maps and C1 -> F -> RoIAlign -> box encoder x query encoder -> mask logits (figure 7)."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,10 +97,19 @@ class MaskFrozenDetr(MaskHead):
         iou = self.scoring(logits, regions).float() if self.scoring is not None else None
         return HeadOutput(mask_logits=logits, iou=iou)
 
-    def maps_under_boxes(self, spec: CacheSpec) -> frozenset[str]:
-        """See `MaskHead.maps_under_boxes`: C1 where it always is pooled first and the neck's statistics are stored."""
-        pooled_first = self.with_c1 and self.config.neck_path == "local"
-        return frozenset({"c1"} if pooled_first and (self.neck is None or spec.level("c1").moments) else ())
+    def maps_under_boxes(self, spec: CacheSpec, input_hw: tuple[int, int], most: int) -> frozenset[str]:
+        """See `MaskHead.maps_under_boxes`: C1 where it surely is pooled first and the neck's statistics are stored.
+
+        What `auto` compares grows with cells and boxes in proportion, and only images of one size are pooled together:
+        what holds for one such image without a box, and with `most`, holds for any number of them.
+        """
+        if not self.with_c1:
+            return frozenset()
+        c1, neck = spec.level("c1"), self.neck is not None
+        cells = math.prod(-(-side // c1.stride) for side in input_hw)
+        sizes = {"cells": cells, "channels": c1.channels, "neck": neck, "moments": True, "learning": True}
+        sure = all(self._pools_first(bins=n * self.config.roi**2, **sizes) for n in (0, most))
+        return frozenset({"c1"} if sure and (c1.moments or not neck) else ())
 
     def pool(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """Features inside each box on F = neck(C1) + interpolate(image encoder(E)) (eq. 3 and 5). "m hidden r r"
@@ -138,25 +148,27 @@ class MaskFrozenDetr(MaskHead):
 
     def _is_local(self, features: Features, values: Tensor, boxes: list[Tensor], *, neck: bool) -> bool:
         """Whether a map is pooled first and mapped then: `neck_path`. neck: the map has to pass it too."""
-        if self.config.neck_path != "auto":
-            return self.config.neck_path == "local"
         b, c, h, w = values.shape
-        return cheaper_on_boxes(
+        return self._pools_first(
             cells=b * h * w,
             bins=sum(map(len, boxes)) * self.config.roi**2,
             channels=c,
-            width=self.width,
-            hidden=self.config.hidden,
-            samples=(self.config.sampling_ratio or 2) ** 2,
             neck=neck,
             moments="c1" in features.moments,
             learning=torch.is_grad_enabled(),
         )
 
+    def _pools_first(self, **sizes: Any) -> bool:
+        """sizes: those that `cheaper_on_boxes` asks for beside the head's own."""
+        if self.config.neck_path != "auto":
+            return self.config.neck_path == "local"
+        samples = (self.config.sampling_ratio or 2) ** 2
+        return cheaper_on_boxes(**sizes, width=self.width, hidden=self.config.hidden, samples=samples)
+
     def _c1_on_map(self, features: Features) -> Tensor:
         """C1 through neck and mapper. "b hidden h w" """
         if "c1" in features.partial:
-            raise PipelineError("C1 was read under the boxes alone, which neck_path = 'local' can do with")
+            raise PipelineError("C1 was read under the boxes alone, and the neck is to work on the whole map")
         c1 = features.c1
         refined = to_width(c1, self.width) if self.neck is None else self.neck(c1)
         return refined if self.region_mapper is None else self.region_mapper(refined)
