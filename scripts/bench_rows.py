@@ -3,9 +3,9 @@
     python scripts/bench_rows.py --cache caches/train -- hidden=64    images of a cache, stored again with C1 in bands
     python scripts/bench_rows.py --boxes 1 2 7    800 x 1216 maps of H-DETR R50's widths, so many objects in each image
 
-`whole` reads everything, `rows` only the bands under the boxes that learn. A step is of --head with KEY=VALUE on one
-image; the weights after all steps must be the same to the last bit for `local` with and without `rows`. Milliseconds of
-processor time (other programs do not count), per image.
+`whole` is C1 in one piece; in bands, those under the boxes that learn are read where the head can do with them. A step
+is of --head with KEY=VALUE on one image; the weights after all steps must be the same to the last bit for one
+`neck_path`, however C1 is stored. Milliseconds of processor time (other programs do not count), per image.
 """
 
 import argparse
@@ -143,8 +143,9 @@ def train(source: Cached, recipe: Recipe, folder: Path) -> tuple[float, Mapping[
 def reading(source: Cached, recipe: Recipe, rounds: int) -> Found:
     """One pass of the loader over the images as the training would have them, several times."""
     trainer = Trainer(Path(tempfile.mkdtemp()), describe_run(recipe, source.spec), source.device)
-    wanted = rows_under_boxes([(trainer.model, trainer.config)], source)
-    stream = source.stream(1, views=source.spec.views, indices=range(len(source)), seed=0, wanted=wanted)
+    wanted, levels = rows_under_boxes([(trainer.model, trainer.config)], source), trainer.model.maps_read
+    order: dict[str, Any] = {"views": source.spec.views, "indices": range(len(source)), "seed": 0}
+    stream = source.stream(1, **order, levels=levels, wanted=wanted)
     found = Found()
     batches = iter(stream)
     for number in range(rounds + 1):
@@ -161,18 +162,16 @@ def compare(caches: Mapping[int, Path], options: argparse.Namespace, folder: Pat
     """Print a row for each way; raise SystemExit where a row of C1 was missed."""
     base = {"batch_size": "1", "steps": str(options.steps), "log_every": "1000", "warmup": "0"}
     settings = dict(word.split("=", 1) for word in options.settings)
-    weights: list[Mapping[str, Tensor]] = []
-    ways = [("full", 1), *(("local", bands) for bands in caches)]
+    weights: dict[str, Mapping[str, Tensor]] = {}
+    ways = [("full", 1), *((path, bands) for path in ("local", "auto") for bands in caches)]
     for path, bands in ways:
         recipe = override(load_recipe(options.head), {**base, "neck_path": path, **settings})
         source = Cached(caches[bands])
         found = reading(source, recipe, options.rounds)
         found.step_ms, ended = train(source, recipe, folder / f"{path}{bands}")
-        if path == "local":
-            weights.append(ended)
-            if any(not torch.equal(weights[0][name], values) for name, values in ended.items()):
-                raise SystemExit(f"{bands} bands: other weights than with the whole map")
-        rows = "whole" if bands == 1 else f"rows, {bands} bands"
+        if any(not torch.equal(weights.setdefault(path, ended)[name], values) for name, values in ended.items()):
+            raise SystemExit(f"{path}, {bands} bands: other weights than with the whole map")
+        rows = "whole" if bands == 1 else f"{bands} bands"
         cells = f"{found.read_bytes / 1e6:.2f} | {statistics.median(found.read_ms):.1f} | {found.step_ms:.0f}"
         print(f"| {path} | {rows} | {cells} |", flush=True)
 
