@@ -59,7 +59,9 @@ def extract(
     c1_bands: Annotated[
         int | None,
         typer.Option(
-            help="C1 in N bands of rows: training with neck_path=local reads those under its boxes.", min=1, metavar="N"
+            help="C1 in N bands of rows: training reads those under its boxes, where neck_path allows it.",
+            min=1,
+            metavar="N",
         ),
     ] = None,
     views: Annotated[str, typer.Option(help=f"Comma-separated: {KNOWN_VIEWS}.")] = "orig",

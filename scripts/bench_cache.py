@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import platform
 import random
-import re
 import statistics
 import subprocess
 import tempfile
@@ -31,6 +30,7 @@ import torch
 from bench_errors import codec_errors, open_writer, put
 from bench_maps import LEVELS, Maps, cached_maps, resnet_maps, synthetic_maps
 from bench_peers import PEERS, Arrays
+from peak_memory import peak_bytes
 
 from featcache import Cache, CacheSpec, LevelSpec, Loader
 from featcache.disk import disk_usage, human_bytes
@@ -207,18 +207,13 @@ def _write_many(path: Path, count: int, peak: Any) -> None:
     with open_writer(path, levels, count, "uint8") as writer:
         for index in range(count):
             put(writer, index, {"c1": torch.randn(64, 104, 104)})
-    peak.value = _peak()
+    peak.value = peak_bytes()
 
 
 def _read_many(path: Path, count: int, peak: Any) -> None:
     torch.set_num_threads(1)
     assert sum(len(batch) for batch in Loader(Cache(path), 4)) == count
-    peak.value = _peak()
-
-
-def _peak() -> int:
-    """Most bytes this process ever had in memory; getrusage would count the parent's before the start."""
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
+    peak.value = peak_bytes()
 
 
 def _tokens(cache: Cache, index: int) -> Arrays:

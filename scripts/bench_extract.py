@@ -10,6 +10,7 @@ they slow it down), and their ratios. The goal is at most 1.10. A last round tel
 """
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import threading
@@ -21,8 +22,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from peak_memory import peak_bytes
+
 from featcache import CacheWriter, codecs, commit, writer
 from featcache.delta import MEASURED_IMAGES
+from featcache.disk import human_bytes
 from pipeline.data.coco import CocoSet, load_coco
 from pipeline.data.decode import decode_ahead, plan_batches
 from pipeline.detectors.base import FrozenDetector
@@ -91,6 +95,25 @@ def main() -> None:
     print(f"processor time of the threads that write, ms per image, while all took {whole.cpu:.1f}:")
     for name, milliseconds in spent.items():
         print(f"  {name:40} {milliseconds / (len(coco.images) - MEASURED_IMAGES):6.2f}")
+    peaks = [(count, peak_memory(options, count)) for count in (len(coco.images) // 3, len(coco.images))]
+    told = ", ".join(f"of {count} images {human_bytes(peak)}" for count, peak in peaks)
+    print(f"peak memory of an extraction, each in a process of its own: {told}")
+
+
+def peak_memory(options: argparse.Namespace, images: int) -> int:
+    """Most bytes that a new process has in memory while it extracts so many images."""
+    context = multiprocessing.get_context("spawn")
+    peak = context.Value("q", 0)
+    process = context.Process(target=_extract, args=(options, images, peak))
+    process.start()
+    process.join()
+    return peak.value
+
+
+def _extract(options: argparse.Namespace, images: int, peak: Any) -> None:
+    model = build_detector(options.detector, options.weights, device=options.device)
+    with_cache(model, load_coco(options.annotations, options.images, images), options)
+    peak.value = peak_bytes()
 
 
 def spread(values: list[float]) -> str:
