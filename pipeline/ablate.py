@@ -15,7 +15,8 @@ from .evaluation import evaluate_together
 from .files import whole_file
 from .heads.registry import build_head
 from .training.ablation import Ablation, Row
-from .training.checkpoint import HEAD, check_features, claim_run, save_tensors
+from .training.checkpoint import HEAD, check_claim, check_features, claim_run, save_tensors
+from .training.checks import check_order
 from .training.plan import Member, groups, plan
 from .training.together import train_together
 from .training.track import read_track
@@ -81,6 +82,11 @@ def main(
         if member.problem:
             outcome.fail(member.folder, PipelineError(member.problem))
         else:
+            check_claim(member.folder, member.run)
+    for order in groups(members):
+        check_order(order, source)
+    for member in members:
+        if not member.problem:
             claim_run(member.folder, member.run)
     _train(source, outcome)
     for holdout in sorted({0 if judge is not source else member.order.holdout for member in members}):

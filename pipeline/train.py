@@ -10,6 +10,7 @@ from . import evaluate
 from .data.coco import load_coco
 from .data.live import Live
 from .data.sources import Cached, FeatureSource
+from .data.views import check_view
 from .detectors.base import LearningDetector
 from .detectors.registry import build_detector
 from .errors import PipelineError, UsageError
@@ -20,12 +21,14 @@ from .training.checkpoint import (
     DETECTOR,
     HEAD,
     Run,
+    check_claim,
     check_features,
     claim_run,
     code_version,
     describe_run,
     save_tensors,
 )
+from .training.checks import check_training
 from .training.log import LOG, logged
 from .training.recipe import Recipe, load_recipe, override
 from .training.together import train_together
@@ -73,12 +76,15 @@ def main(
         learner = source.learner
     description = describe_run(recipe, source.spec)
     judge = _judge(description, val_cache, device)
+    check_claim(run, description)
+    check_training(recipe, source)
+    validation = Validation(judge, run, description) if judge is not None and recipe.train.evaluate_every else None
     claim_run(run, description)
     if (run / HEAD).exists():
         print(f"{run} is trained to its end; evaluate it, or give another --run", file=sys.stderr)
         return run
     with logged(run / LOG, " ".join(code_version().values())):
-        _train(source, run, description, learner, judge)
+        _train(source, run, description, learner, validation)
     return run
 
 
@@ -90,7 +96,11 @@ def figures(run: Path, val_cache: Path, device: str = "cpu") -> dict[str, Any]:
 
 
 def _train(
-    source: FeatureSource, run: Path, description: Run, learner: LearningDetector | None, judge: Cached | None
+    source: FeatureSource,
+    run: Path,
+    description: Run,
+    learner: LearningDetector | None,
+    validation: Validation | None,
 ) -> None:
     """From where the run stands to its head."""
     recipe = description.recipe
@@ -100,8 +110,6 @@ def _train(
         print(f"'{recipe.name}' has no parameters: there is nothing to train", file=sys.stderr)
         save_tensors(run / HEAD, model.state_dict())
         return
-    every = recipe.train.evaluate_every
-    validation = Validation(judge, run, description) if judge is not None and every else None
     train_together(source, [Trainer(run, description, source.device, learner, validation)])
     if learner is not None:
         print(f"the detector learned too: evaluate on a cache of --weights {run / DETECTOR}", file=sys.stderr)
@@ -116,6 +124,7 @@ def _judge(run: Run, val_cache: Path | None, device: str) -> Cached | None:
     judge = Cached(val_cache, device)
     if run.recipe.train.finetune == "none":  # else the head ends with other features than there are by now
         check_features(run, judge.cache.spec, f"--val-cache {val_cache}")
+    judge.finished(judge.cache.views[:1])  # raises where there is none
     return judge
 
 
@@ -146,7 +155,8 @@ def open_live(inputs: LiveInputs, recipe: Recipe, device: str) -> Live:
     model = build_detector(inputs.detector, inputs.weights, device=device)
     coco = load_coco(inputs.annotations, inputs.images)
     check_categories(model, coco)
-    live = Live(model, coco, cache_spec(model, coco, "none", recipe.train.views or ("orig",)), device)
+    views = [check_view(view) for view in recipe.train.views or ("orig",)]
+    live = Live(model, coco, cache_spec(model, coco, "none", views), device)
     if recipe.train.finetune != "none":
         if not isinstance(model, LearningDetector):
             raise PipelineError(

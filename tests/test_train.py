@@ -79,7 +79,7 @@ def test_a_batch_in_parts_gives_the_weights_of_the_whole(cache: Path, tmp_path: 
         weights(train.main(cache=cache, head="unet", run=tmp_path / size, settings={**settings, "micro_batch": size}))
         for size in ("0", "2")
     ]
-    start = weights(train.main(cache=cache, head="unet", run=tmp_path / "x", settings={**settings, "lr": "0"}))
+    start = weights(train.main(cache=cache, head="unet", run=tmp_path / "x", settings={**settings, "lr": "1e-30"}))
     moved = 0.0
     for name, value in heads[0].items():
         torch.testing.assert_close(heads[1][name], value, rtol=1e-3, atol=2e-5)
@@ -130,8 +130,10 @@ def test_a_run_of_other_settings_is_not_continued(cache: Path, tmp_path: Path) -
     settings = {**SETTINGS, "hidden": "16", "steps": "1"}
     run = train.main(cache=cache, head="unet", run=tmp_path / "run", settings=settings)
     before = weights(run)
-    with pytest.raises(PipelineError, match="another recipe"):
-        train.main(cache=cache, head="unet", run=run, settings={**settings, "lr": "0.5"})
+    with pytest.raises(PipelineError) as caught:
+        train.main(cache=cache, head="unet", run=run, settings={**settings, "lr": "0.5", "hidden": "32"})
+    listing = "hidden: run has 16, now 32; lr: run has 0.001, now 0.5"
+    assert caught.value.message == f"{run} is a run of another training ({listing})"
     train.main(cache=cache, head="unet", run=run, settings=settings)  # trained to its end: nothing to do
     assert all(torch.equal(before[name], value) for name, value in weights(run).items())
 
@@ -157,6 +159,37 @@ def test_nothing_to_learn_from_is_an_error(cache: Path, tmp_path: Path) -> None:
     maintain.run(maintain.plan_copy(Cache(cache), source, image_ids=[10]))
     with pytest.raises(PipelineError, match="holdout=2 leaves no image"):
         train.main(cache=source, head="unet", run=tmp_path / "run", settings={**SETTINGS, "holdout": "2"})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_larger_than_all_there_is_warns(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**SETTINGS, "hidden": "16", "steps": "1", "batch_size": "9", "holdout": "3"}
+    train.main(cache=cache, head="unet", run=tmp_path / "run", settings=settings)
+    words = f"warning: batch_size=9, but cache {cache} has only 8 pairs of image and view to learn from"
+    assert words in capsys.readouterr().err
+    train.main(cache=cache, head="unet", run=tmp_path / "fits", settings={**settings, "batch_size": "8"})
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"views": '["foo"]'}, "unknown view 'foo'"),
+        ({"views": '["crop1"]'}, "the cache holds no view crop1, only orig, hflip"),
+        ({"encoder_layer": "9"}, "the features hold no maps of encoder layer 9"),
+        ({"evaluate_every": "1"}, "evaluate_every needs a cache to evaluate on"),
+    ],
+)
+def test_a_refused_training_leaves_the_run_directory_free(
+    cache: Path, tmp_path: Path, settings: dict[str, str], message: str
+) -> None:
+    run, right = tmp_path / "run", {**SETTINGS, "hidden": "16", "steps": "1"}
+    with pytest.raises(PipelineError, match=message):
+        train.main(cache=cache, head="unet", run=run, settings={**right, **settings})
+    assert not run.exists()
+    train.main(cache=cache, head="unet", run=run, settings=right)
 
 
 def test_a_loss_that_is_not_finite_stops_with_terms_and_images(cache: Path, tmp_path: Path) -> None:

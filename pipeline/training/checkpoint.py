@@ -64,16 +64,45 @@ def describe_run(recipe: Recipe, spec: CacheSpec) -> Run:
 
 def claim_run(folder: Path, run: Run) -> None:
     """Start the run directory, or make sure that the one there is of the same training; raises PipelineError."""
+    check_claim(folder, run)
     if not (folder / CONFIG).exists():
         write_run(folder, run)
+
+
+def check_claim(folder: Path, run: Run) -> None:
+    """Raise PipelineError where the folder holds a run of another training, naming what differs; writes nothing."""
+    if not (folder / CONFIG).exists():
+        if folder.exists() and not folder.is_dir():
+            raise PipelineError(f"{folder} is a file, not a directory", "give another --run")
         return
-    there = read_run(folder)
-    for field in ("recipe", "fingerprint", "widths"):
-        if getattr(there, field) != getattr(run, field):
-            raise PipelineError(
-                f"{folder} is a run with another {field}: {getattr(there, field)}, not {getattr(run, field)}",
-                "give another folder, or the settings of that run to continue it",
-            )
+    differing = differences(read_run(folder), run)
+    if differing:
+        listing = "; ".join(f"{name}: run has {there!r}, now {now!r}" for name, there, now in differing)
+        raise PipelineError(
+            f"{folder} is a run of another training ({listing})",
+            "give another folder, or the settings of that run to continue it",
+        )
+
+
+def differences(there: Run, now: Run) -> list[tuple[str, Any, Any]]:
+    """(name, value there, value now) of what keeps one training from being the other."""
+    tables = [("", _scalars(there), _scalars(now))]
+    if there.recipe.family == now.recipe.family:
+        tables.append(("", asdict(there.recipe.head), asdict(now.recipe.head)))
+    tables.append(("", asdict(there.recipe.train), asdict(now.recipe.train)))
+    if there.fingerprint == now.fingerprint:  # else it has other widths because it is another cache
+        tables.append(("widths.", asdict(there.widths), asdict(now.widths)))
+    return [
+        (prefix + name, before[name], after[name])
+        for prefix, before, after in tables
+        for name in before
+        if before[name] != after[name]
+    ]
+
+
+def _scalars(run: Run) -> dict[str, str]:
+    """What stands for itself; `about` is only words."""
+    return {"head": run.recipe.name, "family": run.recipe.family, "fingerprint of the cache": run.fingerprint}
 
 
 def write_run(folder: Path, run: Run) -> None:

@@ -8,16 +8,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from featcache import CacheSpec
-
 from ..data.sources import Cached
 from ..errors import PipelineError, UsageError
 from ..heads.base import Widths
-from ..heads.registry import build_head
 from .ablation import Ablation, Row, load_ablation
 from .checkpoint import Run, describe_run
+from .checks import check_views, count_parameters
 from .order import Order
 from .recipe import Recipe, override
 
@@ -68,7 +64,7 @@ def plan(
         parameters, problem = 0, ""
         try:
             parameters = count_parameters(row.recipe, Widths.of_cache(spec))
-            _check_views(row.recipe, spec)
+            check_views(row.recipe, spec)
         except PipelineError as error:
             problem = f"{error.message}; {error.hint}" if error.hint else error.message
         seeded = [(replace(row, recipe=_seeded(row.recipe, seed)), f"-seed{seed}") for seed in seeds]
@@ -116,25 +112,6 @@ def overview(members: Sequence[Member]) -> tuple[list[dict[str, object]], list[s
 def slug(name: str) -> str:
     """A row's name as that of a folder."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "row"
-
-
-def count_parameters(recipe: Recipe, widths: Widths) -> int:
-    """Parameters of a head, without the memory for them; raises PipelineError where it does not fit the widths."""
-    try:
-        with torch.device("meta"):
-            head = build_head(recipe.family, recipe.head, widths)
-    except ValueError as error:
-        raise PipelineError(f"'{recipe.name}' does not fit the features: {error}") from None
-    return sum(parameter.numel() for parameter in head.parameters())
-
-
-def _check_views(recipe: Recipe, spec: CacheSpec) -> None:
-    """Raise PipelineError where the cache has not all the views that the training asks for."""
-    if missing := [view for view in recipe.train.views if view not in spec.views]:
-        raise PipelineError(
-            f"the cache holds no view {', '.join(missing)}, only {', '.join(spec.views)}",
-            f"extract one with --views {','.join(recipe.train.views)}",
-        )
 
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:

@@ -1,5 +1,6 @@
 """Many heads in one pass: each ends as it would alone, and the table tells what they cost and reach."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,13 @@ def test_what_was_done_is_not_done_again(toml: Path, cache: Path, tmp_path: Path
     (later,) = outcome.members[3:]
     assert set(outcome.metrics) == {member.folder for member in outcome.members}
     assert len(losses(later.folder)) == 2
-    with pytest.raises(PipelineError, match="another recipe"):
+    with pytest.raises(PipelineError, match=r"of another training \(lr: run has 0.001, now 0.1\)"):
         run(toml, cache, out, settings={**SETTINGS, "lr": "0.1"})
+    last, new = outcome.members[2].folder, tmp_path / "new"
+    shutil.copytree(last, new / last.name)
+    with pytest.raises(PipelineError, match=f"{last.name} is a run of another training"):
+        run(toml, cache, new, settings={**SETTINGS, "lr": "0.1"})
+    assert [folder.name for folder in new.iterdir()] == [last.name]  # no other run is begun
 
 
 def test_a_baseline_is_evaluated_once_whatever_the_seeds(cache: Path, tmp_path: Path) -> None:
