@@ -19,7 +19,7 @@ from featcache import Cache
 from .data.coco import Category
 from .data.images import open_image
 from .data.panoptic import CATEGORIES, PANOPTIC
-from .errors import PipelineError
+from .errors import PipelineError, UsageError
 from .evaluation import DETAILS, SEGMENT_QUALITY
 from .masks import rle
 from .masks.id_map import VOID, paint, read_png
@@ -63,6 +63,21 @@ def main(*, cache: Path, run: Path, out: Path, count: int = 6) -> Path:
         raise PipelineError(f"{run} was evaluated on fewer than two images with objects", "evaluate it on more")
     sheet(pictures, columns=4, titles=TITLES).save(out)
     return out
+
+
+def check_sheet(cache: Path, out: Path) -> None:
+    """Raise PipelineError where the sheet of an evaluation on this cache cannot be drawn: before that evaluation."""
+    known = [ending for ending, form in Image.registered_extensions().items() if form in Image.SAVE]
+    if out.suffix.lower() not in known:
+        raise UsageError(f"no picture can be written as '{out}': unknown ending '{out.suffix}'", "such as sheet.jpg")
+    if not out.parent.is_dir():
+        raise PipelineError(f"there is no directory {out.parent} for the sheet", "make it, or give another --sheet")
+    folder = Cache(cache).spec.recipe["images_folder"]
+    if not (isinstance(folder, str) and Path(folder).is_dir()):
+        raise PipelineError(
+            f"the pictures of {cache} are not in {folder}, from where they were extracted",
+            "put them back there, or leave out --sheet",
+        )
 
 
 def find_cases(*, cache: Path, run: Path, count: int) -> list[Case]:

@@ -216,10 +216,10 @@ def evaluate(
     from . import cases, layer_ap
     from . import evaluate as stage
 
-    if views and reference:
-        raise UsageError("--views goes with a head, not with --reference")
     if per_layer and (reference or force or best or views):
         raise UsageError("--per-layer goes with --cache, --run, --holdout and --device alone")
+    if sheet is not None:
+        cases.check_sheet(cache, sheet)
     metrics = stage.main(
         cache=cache,
         run=run,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from .data.coco import Category, contiguous_labels, view_of
 from .data.sources import Batch, Cached
 from .data.transforms import view_to_original
-from .errors import PipelineError
+from .errors import PipelineError, UsageError
 from .evaluation import (
     DETAILS,
     Contender,
@@ -21,7 +21,7 @@ from .evaluation import (
 from .heads.base import Masks, Widths
 from .masks.coco_eval import PER_CLASS
 from .masks.references import box_logits, oracle_logits
-from .training.checkpoint import BEST, Run, check_features, load_head
+from .training.checkpoint import BEST, CONFIG, Run, check_features, load_head
 from .training.track import best_step
 
 Reference = Literal["box", "oracle"]
@@ -54,13 +54,16 @@ def main(
     - of a head for segments panoptic.json, semantic.json and their PNG files, metrics/segments.json (each class) and
       metrics/segment_quality.json (each image).
 
-    `reference` takes the place of the head: `box` fills the boxes, `oracle` is the best that 32 x 32 masks in these
-    boxes can do. holdout: only every n-th image, those that a training with `holdout=n` left out, for choosing
-    hyper-parameters. A head that was trained on other features is refused, naming the field; `force` warns and goes on.
+    `reference` takes the place of the head, in a directory that holds none: `box` fills the boxes, `oracle` is the best
+    that 32 x 32 masks in these boxes can do. holdout: only every n-th image, those that a training with `holdout=n`
+    left out, for choosing hyper-parameters. A head that was trained on other features is refused, naming the field;
+    `force` warns and goes on.
     best: the weights that did best in the evaluations of the training, best.pt, in place of the last.
     views: masks are means over these views of the cache, or `all`, and its first view, which gives boxes, labels and
     detection scores: each mask over the views that show its detection whole (`heads/looks.py`).
     """
+    if reference:
+        _check_reference(reference, run, force=force, best=best, views=views)
     source = Cached(cache, device)
     views = _views(source, views)
     if reference:
@@ -106,6 +109,18 @@ def class_table(run: Path) -> list[dict[str, str]]:
         }
         for row in rows
     ]
+
+
+def _check_reference(reference: Reference, run: Path, *, force: bool, best: bool, views: Sequence[str]) -> None:
+    """Refuse what says nothing beside a reference, and the run of a head, whose figures it would take the place of."""
+    for name, given in (("--force", force), ("--best", best), ("--views", views)):
+        if given:
+            raise UsageError(f"{name} goes with a head, not with --reference", f"leave out {name} or --reference")
+    if (run / CONFIG).exists():
+        raise UsageError(
+            f"{run} is the run of a head: its figures are not those of a reference",
+            f"give the reference a directory of its own: --run {run}-{reference}",
+        )
 
 
 def _fail(run: Path, error: Exception) -> None:

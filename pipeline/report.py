@@ -21,6 +21,12 @@ ABOUT_CASES = {
 }
 
 
+REFERENCES = {
+    "box": "a reference, no head: the detector's boxes filled",
+    "oracle": "a reference, no head: the best 32 x 32 masks that the detector's boxes can hold, from the ground truth",
+}
+
+
 def main(*, runs: Sequence[Path], out: Path, cache: Path | None = None, count: int = 4) -> Path:
     """Write the page and return `out`.
 
@@ -55,6 +61,8 @@ def _legend(records: Sequence[Record]) -> str:
     rows: list[str] = []
     for place, record in enumerate(records):
         what = f": {record.run.recipe.about}" if record.run and record.run.recipe.about else ""
+        if record.reference:
+            what = f": {REFERENCES[record.reference]}"
         rows.append(html.tag("li", swatch(place), html.tag("b", html.text(record.name)), html.text(what)))
     return html.tag("ul", *rows, class_="runs")
 
@@ -68,6 +76,8 @@ def _warnings(records: Sequence[Record]) -> list[str]:
     found: list[str] = []
     if missing:
         found.append(f"Not evaluated yet, so without AP: {', '.join(missing)}.")
+    if mixed := [record.name for record in records if record.reference and record.run]:
+        found.append(f"Figures of a reference in the directory of a head: {', '.join(mixed)}; evaluate it again.")
     if any(one != where[0] for one in where):
         found.append("These runs were not evaluated on the same images: do not compare their AP.")
     means = [record.name for record in records if record.identity and record.identity.get("views")]

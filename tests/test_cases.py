@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tiny import Tiny, write_tiny
+from typer.testing import CliRunner
 
 from pipeline import cases, evaluate, extract
-from pipeline.errors import PipelineError
+from pipeline.cli import app
+from pipeline.errors import PipelineError, UsageError
 
 
 @pytest.fixture
@@ -33,3 +35,18 @@ def test_a_run_that_was_not_evaluated(tiny: Tiny, tmp_path: Path) -> None:
     cache = extract.main(**tiny.arguments, cache=tmp_path / "cache")
     with pytest.raises(PipelineError, match="was not evaluated"):
         cases.main(cache=cache, run=tmp_path / "run", out=tmp_path / "sheet.png")
+
+
+def test_a_sheet_that_cannot_be_drawn_is_refused_beforehand(tiny: Tiny, tmp_path: Path) -> None:
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "cache")
+    cases.check_sheet(cache, tmp_path / "sheet.JPG")
+    with pytest.raises(UsageError, match=r"unknown ending '\.xyz'"):
+        cases.check_sheet(cache, tmp_path / "sheet.xyz")
+    with pytest.raises(PipelineError, match="there is no directory"):
+        cases.check_sheet(cache, tmp_path / "nowhere" / "sheet.png")
+    words = ["evaluate", "--cache", str(cache), "--run", str(tmp_path / "run"), "--reference", "box", "--sheet"]
+    assert CliRunner().invoke(app, [*words, str(tmp_path / "sheet.xyz")]).exit_code == 2
+    assert not (tmp_path / "run").exists()
+    tiny.images.rename(tmp_path / "gone")
+    with pytest.raises(PipelineError, match=r"the pictures of .* are not in"):
+        cases.check_sheet(cache, tmp_path / "sheet.png")

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.data.coco import load_coco, read_image
 from pipeline.data.sources import Batch, Cached
 from pipeline.data.transforms import flip_boxes, original_to_view, view_to_original, xywh_to_xyxy
 from pipeline.detectors.registry import build_detector
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.heads.base import Masks
 from pipeline.masks import rle
 from pipeline.masks.coco_eval import FIGURES, coco_figures, coco_ground_truth
@@ -268,7 +269,8 @@ def test_one_run_alone_is_one_run_of_many(tiny: Tiny, tmp_path: Path) -> None:
     cache = extract.main(**tiny.arguments, cache=tmp_path / "c")
     runs = [train.main(cache=cache, head="baseline", run=tmp_path / name) for name in ("a", "b")]
     alone = evaluate.main(cache=cache, run=runs[0])
-    evaluate.main(cache=cache, run=runs[1], reference="box")
+    evaluate.main(cache=cache, run=tmp_path / "box", reference="box")
+    shutil.copytree(tmp_path / "box", runs[1], dirs_exist_ok=True)
     files = {file.relative_to(runs[0]): file.read_bytes() for file in runs[0].rglob("*.json")}
 
     together = evaluation.evaluate_together(Cached(cache), runs, holdout=0, drop=never)
@@ -277,6 +279,26 @@ def test_one_run_alone_is_one_run_of_many(tiny: Tiny, tmp_path: Path) -> None:
     for name in set(files) - more:
         assert (runs[1] / name).read_bytes() == files[name] == (runs[0] / name).read_bytes(), name
     assert not any((runs[1] / name).exists() for name in more)  # they were the reference's
+
+
+def test_a_reference_keeps_away_from_the_figures_of_a_head(tiny: Tiny, tmp_path: Path) -> None:
+    cache = extract.main(**tiny.arguments, cache=tmp_path / "c")
+    run = train.main(cache=cache, head="baseline", run=tmp_path / "run")
+    evaluate.main(cache=cache, run=run)
+    before = {file: file.read_bytes() for file in run.rglob("*.json")}
+    with pytest.raises(UsageError, match="is the run of a head") as caught:
+        evaluate.main(cache=cache, run=run, reference="oracle")
+    assert caught.value.hint.endswith(f"--run {run}-oracle")
+    assert {file: file.read_bytes() for file in run.rglob("*.json")} == before
+    misuse: list[tuple[str, dict[str, Any]]] = [
+        ("--force", {"force": True}),
+        ("--best", {"best": True}),
+        ("--views", {"views": ["hflip"]}),
+    ]
+    for name, more in misuse:
+        with pytest.raises(UsageError, match=f"{name} goes with a head"):
+            evaluate.main(cache=cache, run=tmp_path / "box", reference="box", **more)
+    assert not (tmp_path / "box").exists()
 
 
 def test_only_the_cache_is_opened(tiny: Tiny, tmp_path: Path) -> None:

@@ -111,6 +111,17 @@ def test_its_numbers_are_those_of_the_files(runs: tuple[Tiny, Path, list[Path]],
     assert json.loads((folders[0] / "config.json").read_text())["fingerprint"] in text
 
 
+def test_a_reference_is_called_one(runs: tuple[Tiny, Path, list[Path]], tmp_path: Path) -> None:
+    _, _, (run, oracle) = runs
+    text = Page(report.main(runs=[run, oracle], out=tmp_path / "r.html").read_text()).text
+    assert "oracle : a reference, no head: the best 32 x 32 masks" in text
+    assert "evaluate it again" not in text
+    mixed = shutil.copytree(run, tmp_path / "mixed")
+    shutil.copytree(oracle, mixed, dirs_exist_ok=True)
+    text = Page(report.main(runs=[mixed], out=tmp_path / "m.html").read_text()).text
+    assert "Figures of a reference in the directory of a head: mixed" in text
+
+
 def test_evaluations_on_the_way_are_curves(runs: tuple[Tiny, Path, list[Path]], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(runs[2][0], folder)

@@ -106,6 +106,8 @@ def read_state(file: Path) -> dict[str, Tensor]:
     state = content.get("model", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not state:
         raise PipelineError(f"{file} holds no weights", "expected a checkpoint with its weights under the key 'model'")
+    if strange := [key for key in state if not isinstance(key, str)]:
+        raise PipelineError(f"{file}: {strange[0]!r} names no weight", "expected weights by their names")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     state = {key: value for key, value in state.items() if not TRAINING_ONLY.fullmatch(key)}
     for key, value in state.items():
@@ -123,18 +125,28 @@ def _read(file: Path) -> Any:
 
         try:
             return load_file(file)
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise PipelineError(f"{file} is not a whole safetensors file: {error}") from None
     try:
         # the official files hold their command-line arguments too, as plain values in a Namespace
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first_line = str(error).partition("\n")[0]
+    except OSError:  # says itself which file and why
+        raise
+    except pickle.UnpicklingError as error:
         raise PipelineError(
-            f"{file} is not a checkpoint that can be read without running code from it: {first_line}",
+            f"{file} is not a checkpoint that can be read without running code from it: {_first_line(error)}",
             "if you trust it, keep only its weights: torch.save({'model': torch.load(FILE)['model']}, NEW)",
         ) from None
+    except Exception as error:  # bytes that are no checkpoint end the reader anywhere: KeyError, IndexError, ...
+        raise PipelineError(
+            f"{file} is no weights file, or a damaged one: {type(error).__name__}: {_first_line(error)}",
+            "expected a .safetensors file or a checkpoint of torch.save",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def is_official(state: Mapping[str, Tensor]) -> bool:

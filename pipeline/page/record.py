@@ -36,6 +36,11 @@ class Record:
     lost: dict[str, float | None] | None = None
     quality: list[Row] = field(default_factory=list[Row])
 
+    @property
+    def reference(self) -> str:
+        """The reference (`box` or `oracle`) whose masks the metrics are of; empty where they are a head's."""
+        return (self.identity or {}).get("reference", "")
+
 
 def read_record(folder: Path, name: str) -> Record:
     """Read a run directory; raises PipelineError where it is neither a run nor evaluated."""

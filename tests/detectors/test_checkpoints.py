@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import example
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 from native_toys import perturbed, toy_config
 from safetensors.torch import save_file
 from test_official import config_of
@@ -315,7 +318,7 @@ def test_files_that_are_no_checkpoints_are_refused_and_run_nothing(tmp_path: Pat
     whole = file.read_bytes()
     for content in (b"", b"no checkpoint", whole[: len(whole) // 2]):
         file.write_bytes(content)
-        with pytest.raises(PipelineError, match="is not a checkpoint that can be read"):
+        with pytest.raises(PipelineError, match=r"is not a checkpoint that can be read|is no weights file"):
             read_state(file)
     for content in ({}, {"model": {}}, [1, 2]):
         torch.save(content, file)
@@ -324,5 +327,23 @@ def test_files_that_are_no_checkpoints_are_refused_and_run_nothing(tmp_path: Pat
     torch.save({"epoch": 3}, file)
     with pytest.raises(PipelineError, match="'epoch' is no tensor"):
         read_state(file)
+    torch.save({7: torch.zeros(1)}, file)
+    with pytest.raises(PipelineError, match="7 names no weight"):
+        read_state(file)
     with pytest.raises(PipelineError, match="no weights file"):
         read_state(tmp_path / "none.pth")
+
+
+@example(content=b"hi, this is a text", ending=".pth")
+@drawn(
+    content=st.one_of(st.binary(max_size=60), st.binary(max_size=40).map(lambda more: b"\x80\x02" + more)),
+    ending=st.sampled_from([".pth", ".safetensors"]),
+)
+def test_any_bytes_that_are_no_weights_end_in_words(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str
+) -> None:
+    """What the reader stumbles over is a KeyError here, an IndexError there: never an error of ours to explain."""
+    file = tmp_path_factory.mktemp("garbage") / f"file{ending}"
+    file.write_bytes(content)
+    with pytest.raises(PipelineError):
+        read_state(file)
