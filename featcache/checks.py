@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from featcache import store
 from featcache.ahead import map_ahead
 from featcache.errors import DamagedError
 from featcache.lock import WriterLock
+from featcache.problems import missing_tables, problems
 from featcache.progress import read, track
 from featcache.reader import Cache
-from featcache.repair import fill_command
+from featcache.repair import fill_command, remedy
 from featcache.rows import write_rows
 from featcache.source import local_directory
-from featcache.spec import Difference
+from featcache.spec import CacheSpec, Difference
 
 ROWS = "rows"
 """Stands for the level where the small arrays of an image are damaged."""
@@ -47,6 +49,8 @@ class VerifyReport:
     checked: int  # (image, view) pairs
     problems: list[str]
     damage: list[Damage]
+    remedy: str = ""
+    """What helps against the problems."""
 
     @property
     def good(self) -> bool:
@@ -64,13 +68,19 @@ def verify(
 ) -> VerifyReport:
     """Check a cache, or some of its images.
 
-    Quick: the fingerprint, the shape and type of every array, the flat arrays, and that the map files of done images
-    exist. Deep: also the checksums of every image's rows and of every chunk, and that each chunk decodes.
+    Quick: the fingerprint, the shape and type of every array, the flat arrays and whether all of their files are there,
+    and that the map files of done images exist. Deep: also the checksums of every image's rows and of every chunk, and
+    that each chunk decodes.
     """
-    cache = Cache(path)
-    problems = cache.problems()
-    if problems:
-        return VerifyReport(deep, len(cache), {}, 0, problems, [])
+    try:
+        cache = Cache(path)
+    except DamagedError as error:  # the header reads, the image table does not
+        spec = CacheSpec.from_json((store.read_header(store.open_group(path)) or {})["spec"])
+        found = missing_tables(str(path), spec) or [error.message]
+        return VerifyReport(deep, 0, {}, 0, found, [], remedy(spec.recipe, str(path)))
+    found = problems(cache)
+    if found:
+        return VerifyReport(deep, len(cache), {}, 0, found, [], remedy(cache.spec.recipe, cache.path))
     indices = range(len(cache)) if image_ids is None else [cache.index_of(image_id) for image_id in image_ids]
     done = {view: cache.done(view) for view in cache.views}
     pairs = [(index, view) for view in cache.views for index in indices if done[view][index]]

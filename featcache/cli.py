@@ -191,7 +191,7 @@ def verify(
 
     report = checks.verify(path, deep=deep, image_ids=id_list(images), threads=threads)
     marked = checks.mark_damaged(Path(path), report.damage) if repair and report.damage else 0
-    command = checks.repair_command(Cache(path), report, marked=marked > 0)
+    command = checks.repair_command(Cache(path), report, marked=marked > 0) if report.damage else None
     if as_json:
         print_json({"good": report.good, **vars(report), "marked": marked, "repair": command})
     else:
@@ -212,6 +212,8 @@ def _print_verify(report: Any, marked: int, command: str | None) -> None:
         print(f"marked {marked} as not done; now this does them again:\n  {command}")
     elif command:
         print(f"repair:  {command}")
+    if report.remedy:
+        print(f"remedy:  {report.remedy}")
 
 
 @app.command()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from featcache.errors import CacheError, DamagedError, no_cache_at, unfinished_cache
 from featcache.source import Source, open_source
 from featcache.spec import CacheSpec, check_format_version
+from featcache.tables import required_files
 from featcache.truth import group_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _OURS = "featcache"
+_OF_AN_ARRAY = {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs", "attributes"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Header:
 
     def delta(self, view: str, level: str) -> bool | None:
         """Whether a level of a view is stored as row differences; None before its first images."""
-        return self.array(f"views/{view}/maps/{level}")["attributes"][_OURS].get("delta")
+        return self.array(f"views/{view}/maps/{level}")["attributes"].get(_OURS, {}).get("delta")
 
     def rows(self, view: str, name: str, dtype: str, count: int | None = None) -> NDArray[Any] | None:
         """A small array with one row per image, or the first `count` of them.
@@ -114,15 +116,20 @@ class Header:
 
         (length,), (step,) = array["shape"], array["chunk_grid"]["configuration"]["chunk_shape"]
         values = np.zeros(-(-length // step) * step, array["data_type"])
+        required = required_files(path, array, array["attributes"].get(_OURS, {}), self.spec)
         for chunk in range(len(values) // step):
-            with suppress(FileNotFoundError):  # no file: all zeros
-                data = self.source.read(f"{path}/c.{chunk}")
-                try:
-                    decode_chunk(data, values[chunk * step : (chunk + 1) * step], compress=True)
-                except DamagedError as error:
-                    where, hint = f"table {path} of cache {self.path}", f"featcache verify {self.path}"
-                    raise DamagedError(error.what, where, hint) from error
+            key = f"{path}/c.{chunk}"
+            try:
+                decode_chunk(self.source.read(key), values[chunk * step : (chunk + 1) * step], compress=True)
+            except FileNotFoundError as error:
+                if key in required:  # else all zeros
+                    raise self._damaged(path, f"{key} is missing") from error
+            except DamagedError as error:
+                raise self._damaged(path, error.what) from error
         return values[:length]
+
+    def _damaged(self, path: str, what: str) -> DamagedError:
+        return DamagedError(what, f"table {path} of cache {self.path}", f"featcache verify {self.path}")
 
     def array(self, path: str) -> dict[str, Any]:
         """Zarr's description of an array; raises CacheError."""
@@ -147,10 +154,18 @@ def _codecs(array: dict[str, Any]) -> list[str]:
 def _document(source: Source, path: str = "") -> dict[str, Any]:
     key = f"{path}/zarr.json" if path else "zarr.json"
     try:
-        return json.loads(source.read(key))
+        found = json.loads(source.read(key))
     except (FileNotFoundError, NotADirectoryError) as error:
         if path:
             raise CacheError(f"{source.name}/{key} is missing", f"featcache verify {source.name}") from error
         raise no_cache_at(source.name) from error
     except ValueError as error:
-        raise CacheError(f"{source.name}/{key} is damaged: it is no JSON", "extract the cache again") from error
+        raise _damaged(source, key, "it is no JSON") from error
+    if not isinstance(found, dict) or (path and not found.keys() >= _OF_AN_ARRAY):
+        raise _damaged(source, key, "it describes no array" if path else "it describes no group")
+    return cast("dict[str, Any]", found)
+
+
+def _damaged(source: Source, key: str, what: str) -> CacheError:
+    hint = f"featcache verify {source.name}" if "/" in key else "extract the cache again"
+    return CacheError(f"{source.name}/{key} is damaged: {what}", hint)

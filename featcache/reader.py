@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -76,7 +77,13 @@ class Cache:
         """Which images of a view are extracted, read afresh."""
         view = self._view(view)
         files = self.files(view).done
-        flags = read_all(self._source, files, len(self)) if files.direct else store.read_array(self._group, files.path)
+        try:
+            flags = (
+                read_all(self._source, files, len(self)) if files.direct else store.read_array(self._group, files.path)
+            )
+        except OSError as error:
+            where, hint = f"done flags of view {view} of cache {self.path}", f"featcache verify {self.path}"
+            raise DamagedError(self._words(error), where, hint) from error
         self._done[view] = flags.astype(bool)
         return self._done[view]
 
@@ -155,7 +162,10 @@ class Cache:
     def read_rows(self, index: int, view: str) -> dict[str, NDArray[Any]]:
         """The small arrays of one image by name, checked; raises DamagedError."""
         files = self.files(view)
-        *rows, checksum = self._row_bytes([*files.rows.values(), files.checksum], index)
+        try:
+            *rows, checksum = self._row_bytes([*files.rows.values(), files.checksum], index)
+        except (ValueError, OSError) as error:
+            raise self._damaged(index, view, "rows", self._words(error)) from error
         stored = dict(zip(files.rows, rows, strict=True))
         if rows_checksum(stored) != int.from_bytes(checksum, "little"):
             raise self._damaged(index, view, "rows", "checksum does not match")
@@ -183,8 +193,8 @@ class Cache:
                 for band, part in zip(bands, parts, strict=True):
                     where = slice(band * step, band * step + len(part))
                     part[...] = store.read_row(self._group, files.path, index, where)
-        except (DamagedError, ValueError) as error:
-            what = error.what if isinstance(error, DamagedError) else str(error)
+        except (DamagedError, ValueError, OSError) as error:
+            what = error.what if isinstance(error, DamagedError) else self._words(error)
             raise self._damaged(index, view, f"level {level}", what) from error
 
     def decode(self, record: Record, device: torch.device | str = "cpu") -> Entry:
@@ -257,22 +267,6 @@ class Cache:
             self._arrays[view] = store.open_view(self._group, self.spec, view)
         return self._arrays[view]
 
-    def problems(self) -> list[str]:
-        """What is wrong with the cache as a whole: its fingerprint, its arrays, its image and ground-truth tables."""
-        found = store.array_problems(self._group, self.spec, len(self))
-        if self.stored_fingerprint != self.spec.fingerprint:
-            found.append(f"fingerprint {self.stored_fingerprint} is not that of the spec, {self.spec.fingerprint}")
-        for name in (None, *self.spec.further_truth):
-            what = "ground truth" if name is None else f"ground truth {name!r}"
-            try:
-                images = len(store.read_ground_truth(self._group, name))
-            except (KeyError, ValueError, RuntimeError) as error:
-                found.append(f"{what} does not read: {error}")
-            else:
-                if images != len(self):
-                    found.append(f"{what} of {images} images, {len(self)} images")
-        return found
-
     def has_file(self, key: str) -> bool:
         """Whether a file of the cache exists."""
         return self._source.exists(key)
@@ -291,6 +285,14 @@ class Cache:
     def _damaged(self, index: int, view: str, part: str, what: str) -> DamagedError:
         where = f"image {self.images[index].id}, view {view}, {part} of cache {self.path}"
         return DamagedError(what, where, f"featcache verify {self.path} --deep")
+
+    def _words(self, error: Exception) -> str:
+        """What kept bytes from being read. Raises the error again where that is this process and not the bytes."""
+        if not isinstance(error, OSError):
+            return str(error)
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR):
+            raise error
+        return f"{str(error.filename).removeprefix(f'{self._source.name}/')}: {error.strerror}"
 
     def _checked(self, index: int, view: str) -> int:
         """The index counted from the start; raises IndexError, and NotDoneError where there is nothing to read."""

@@ -31,6 +31,18 @@ def fill_command(recipe: Mapping[str, Any], path: str) -> str | None:
     return f"{with_cache(command, Path(again))} && {_copy(again, path)}"
 
 
+def remedy(recipe: Mapping[str, Any], path: str) -> str:
+    """What helps where a cache as a whole is damaged, which no image that is done again repairs."""
+    backup, source = "bring back what is named from a backup", recipe.get(COPIED_FROM)
+    if source and (is_url(source) or Path(source).exists()):
+        return f"{backup}, or copy {source} again, under another name (featcache copy --help)"
+    command = recipe.get("command")
+    if command is None:
+        return f"{backup}, or make the cache again, under another name"
+    again = with_cache(command, Path(f"{Path(path).absolute()}.again"))
+    return f"{backup}, or make the cache again, under another name:\n  {again}"
+
+
 def with_cache(command: str, target: Path, *, whole: bool = False) -> str:
     """An extraction into another cache; whole: of all images, not of its --shard."""
     words: list[str] = []

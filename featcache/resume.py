@@ -27,6 +27,11 @@ def create_or_resume(
     Raises MismatchError where there is one of another identity.
     """
     header = store.read_header(store.open_group(path)) if (path / "zarr.json").exists() else None
+    if header is None and any(path.glob("views/*/done/c.*")):  # flags are made after the header
+        raise CacheError(
+            f"{path} holds images, but its zarr.json says nothing of them",
+            "bring zarr.json back from a backup; or move the directory away, and extract again",
+        )
     if header is None:  # new, or its creation was killed
         clear_directory(path, keep=LOCK_NAME)
         shard = shard or images_per_file(spec, len(images))

@@ -46,7 +46,8 @@ class LocalSource:
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """See `Source.read`."""
-        file = os.open(self._prefix + key, os.O_RDONLY)
+        path = self._prefix + key
+        file = os.open(path, os.O_RDONLY)
         try:
             if start < 0 or length is None:
                 size = os.fstat(file).st_size
@@ -55,6 +56,9 @@ class LocalSource:
             data = os.pread(file, length, start)
             self.bytes_read += len(data)
             return data
+        except OSError as error:
+            error.filename = path  # which is not told of a file that is open
+            raise
         finally:
             os.close(file)
 
@@ -70,7 +74,7 @@ class LocalSource:
 
     def exists(self, key: str) -> bool:
         """See `Source.exists`."""
-        return os.path.exists(self._prefix + key)
+        return os.path.isfile(self._prefix + key)
 
 
 class RemoteSource:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import zarr.codecs
 import zarr.storage
 from numpy.typing import NDArray
 
-from featcache import truth, zstd
+from featcache import tables, truth, zstd
 from featcache.codecs import STORED_DTYPE
 from featcache.errors import CacheError, DamagedError, no_cache_at
 from featcache.files import replace_file, sync
@@ -68,8 +69,11 @@ def create(
     truths: the annotations of each image under None, further ground truths under their names.
     """
     group = cast(Any, zarr).open_group(zarr.storage.LocalStore(root), mode="a", zarr_format=3)
-    tables = {"images": _image_table(images), **{truth.group_of(name): truth.to_table(truths[name]) for name in truths}}
-    for path, table in tables.items():
+    found = {
+        tables.IMAGES: tables.to_table(images),
+        **{truth.group_of(name): truth.to_table(truths[name]) for name in truths},
+    }
+    for path, table in found.items():
         for name, values in table.items():
             _write_flat(group, f"{path}/{name}", values)
     for view in spec.views:
@@ -106,14 +110,31 @@ def read_header(group: zarr.Group) -> dict[str, Any] | None:
     return cast("dict[str, Any] | None", group.attrs.asdict().get(ATTRIBUTE))
 
 
+def open_array(group: zarr.Group, path: str) -> Any:
+    """An array of a cache; raises DamagedError naming it, or the file that describes it."""
+    place = getattr(group.store, "root", None) or getattr(group.store, "path", "")
+    where, hint, file = f"cache {place}", f"featcache verify {place}", f"{path}/zarr.json"
+    try:
+        array = group[path]
+    except KeyError as error:
+        raise DamagedError(f"array {path} is missing", where, hint) from error
+    except OSError as error:
+        raise DamagedError(f"{file}: {error.strerror}", where, hint) from error
+    except (ValueError, TypeError, AttributeError) as error:  # no JSON, or none that describes an array
+        raise DamagedError(f"{file} is damaged: {error}", where, hint) from error
+    if not isinstance(array, zarr.Array):
+        raise DamagedError(f"{file} is damaged: it describes no array", where, hint)
+    return cast(Any, array)
+
+
 def read_array(group: zarr.Group, path: str) -> NDArray[Any]:
     """A whole array."""
-    return np.asarray(cast(Any, group[path])[...])
+    return np.asarray(open_array(group, path)[...])
 
 
 def read_row(group: zarr.Group, path: str, index: int, part: slice | None = None) -> NDArray[Any]:
     """Row `index` of an array, or part of it, by plain zarr-python."""
-    array = cast(Any, group[path])
+    array = open_array(group, path)
     return np.asarray(array[index] if part is None else array[index, part])
 
 
@@ -125,34 +146,16 @@ def open_view(group: zarr.Group, spec: CacheSpec, view: str) -> ViewFiles:
     return ViewFiles(rows, checksum, done, maps)
 
 
-def array_problems(group: zarr.Group, spec: CacheSpec, images: int) -> list[str]:
-    """What is wrong with the arrays of the views: absent, or of another shape or type than the spec asks for."""
-    expected: dict[str, tuple[tuple[int, ...], str]] = {}
-    for view in spec.views:
-        for row in (*row_arrays(spec).values(), CHECKSUM_ROW, DONE_ROW):
-            expected[f"{view_path(view)}/{row.name}"] = (images, *row.shape), row.dtype
-        for level in spec.levels:
-            expected[map_path(view, level.name)] = (images, level.tokens, level.channels), STORED_DTYPE[spec.codec]
-    problems: list[str] = []
-    for path, (shape, dtype) in expected.items():
-        array = cast(Any, group.get(path))
-        if array is None:
-            problems.append(f"array {path} is missing")
-        elif array.shape != shape or array.dtype != np.dtype(dtype):
-            problems.append(f"array {path} is {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}")
-    return problems
-
-
 def _open_rows(group: zarr.Group, view: str, row: RowArray) -> RowFiles:
     path = f"{view_path(view)}/{row.name}"
-    array = cast(Any, group[path])
+    array = open_array(group, path)
     direct = _codec_names(array) == ["bytes"] and _has_our_keys(array)
     return RowFiles(row, path, chunk_rows=array.chunks[0], direct=direct)
 
 
 def _open_map(group: zarr.Group, spec: CacheSpec, view: str, level: LevelSpec) -> MapFiles:
     path = map_path(view, level.name)
-    array = cast(Any, group[path])
+    array = open_array(group, path)
     compress = spec.codec != "none"
     codecs = ["bytes", "zstd", "crc32c"] if compress else ["bytes", "crc32c"]
     shard = array.shards[0] if array.shards else 1
@@ -161,7 +164,7 @@ def _open_map(group: zarr.Group, spec: CacheSpec, view: str, level: LevelSpec) -
         path,
         shard=shard,
         compress=compress,
-        delta=array.attrs[ATTRIBUTE].get("delta"),
+        delta=array.attrs.asdict().get(ATTRIBUTE, {}).get("delta"),
         direct=_codec_names(array) == codecs
         and _has_our_keys(array)
         and (array.chunks, array.shards) == _map_chunks(level, shard),
@@ -196,36 +199,26 @@ def _has_our_keys(array: Any) -> bool:
 
 def read_image_table(group: zarr.Group) -> list[ImageInfo]:
     """All images, in index order; raises DamagedError."""
-    names = ("id", "height", "width", "name_end", "name_bytes")
-    try:
-        table = {name: read_array(group, f"images/{name}") for name in names}
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise DamagedError(
-            str(error), "image table", "copy images/ from a backup, or extract again elsewhere"
-        ) from error
-    text, ends = table["name_bytes"].tobytes(), [0, *table["name_end"].tolist()]
-    return [
-        ImageInfo(id=image_id, height=height, width=width, file_name=text[start:end].decode())
-        for image_id, height, width, start, end in zip(
-            table["id"].tolist(), table["height"].tolist(), table["width"].tolist(), ends, ends[1:], strict=False
-        )
-    ]
+    with _as_damage("image table", "copy images/ from a backup, or extract again elsewhere"):
+        return tables.from_table(lambda name: read_array(group, f"{tables.IMAGES}/{name}"))
 
 
 def read_ground_truth(group: zarr.Group, name: str | None = None) -> list[GroundTruth]:
-    """Annotations of all images, in index order; with a name, that further ground truth."""
-    return truth.from_table(lambda array: read_array(group, f"{truth.group_of(name)}/{array}"))
+    """Annotations of all images, in index order; with a name, that further ground truth; raises DamagedError."""
+    where = truth.group_of(name)
+    with _as_damage(f"table {where}", f"copy {where}/ from a backup, or extract again elsewhere"):
+        return truth.from_table(lambda array: read_array(group, f"{where}/{array}"))
 
 
-def _image_table(images: Sequence[ImageInfo]) -> dict[str, NDArray[Any]]:
-    names = [image.file_name.encode() for image in images]
-    return {
-        "id": np.array([image.id for image in images], "<i8"),
-        "height": np.array([image.height for image in images], "<i4"),
-        "width": np.array([image.width for image in images], "<i4"),
-        "name_end": np.cumsum([len(name) for name in names], dtype="<i8"),
-        "name_bytes": np.frombuffer(b"".join(names), np.uint8),
-    }
+@contextlib.contextmanager
+def _as_damage(where: str, hint: str) -> Generator[None]:
+    """What goes wrong when a table is read, as a DamagedError."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(error.what, where, hint) from error
+    except (ValueError, RuntimeError, OSError) as error:
+        raise DamagedError(str(error), where, hint) from error
 
 
 def _write_flat(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
@@ -238,6 +231,8 @@ def _write_flat(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
         compressors=_compressors(compress=True),
         chunk_key_encoding=cast(Any, _KEYS),
         fill_value=0,
+        attributes={ATTRIBUTE: {tables.WHOLE: True}},
+        config={"write_empty_chunks": True},
         overwrite=True,
     )
     if len(values):

@@ -83,6 +83,7 @@ def _part(part: list[int] | None, flags: dict[str, bytes]) -> list[int] | None:
 def _level(
     header: Header, level: LevelSpec, usage: dict[str, Usage] | None, raw: dict[str, int] | None
 ) -> dict[str, Any]:
+    delta = {view: header.delta(view, level.name) for view in header.spec.views}  # raises where one is missing
     used = None if usage is None else sum(usage[f"views/{v}/maps/{level.name}"].bytes for v in header.spec.views)
     return {
         "name": level.name,
@@ -94,7 +95,7 @@ def _level(
         "codec": header.spec.codec,
         "bytes": used,
         "ratio": None if used is None or raw is None or not raw[level.name] else used / raw[level.name],
-        "delta": {view: header.delta(view, level.name) for view in header.spec.views},
+        "delta": delta,
     }
 
 

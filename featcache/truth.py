@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 GROUP = "ground_truth"
 FURTHER = "further_truth"
 """Group of the ground truths that have names, each a group of the same arrays."""
+ARRAYS = ("end", "id", "category_id", "box_xywh", "area", "iscrowd", "rle_end", "rle_bytes")
 
 
 def group_of(name: str | None) -> str:
@@ -43,11 +44,19 @@ def to_table(truths: Sequence[GroundTruth]) -> dict[str, NDArray[Any]]:
 
 
 def from_table(read: Callable[[str], NDArray[Any]]) -> list[GroundTruth]:
-    """The annotations of every image, from a function that gives each array of `to_table` by name."""
-    ends = [0, *read("end").tolist()]
+    """The annotations of every image, from a function that gives each array of `to_table`; raises ValueError."""
+    ends, rle_ends = [0, *read("end").tolist()], [0, *read("rle_end").tolist()]
     ids, categories, boxes, areas = read("id"), read("category_id"), read("box_xywh"), read("area")
     crowd, text = read("iscrowd").astype(bool), read("rle_bytes").tobytes()
-    rles = [text[start:end] for start, end in pairwise([0, *read("rle_end").tolist()])]
+    check_ends(ends, len(ids), "end")
+    check_ends(rle_ends, len(text), "rle_end")
+    rles = [text[start:end] for start, end in pairwise(rle_ends)]
     return [
         GroundTruth(ids[a:b], categories[a:b], boxes[a:b], areas[a:b], crowd[a:b], rles[a:b]) for a, b in pairwise(ends)
     ]
+
+
+def check_ends(ends: Sequence[int], total: int, name: str) -> None:
+    """Raise ValueError unless ends cut `total` things into parts, one behind the other."""
+    if (ends[-1] if ends else 0) != total or any(end < start for start, end in pairwise(ends)):
+        raise ValueError(f"{name} does not fit the {total} that it cuts into parts")

@@ -15,7 +15,7 @@ Maker = Callable[..., Path]
 def test_verify_exit_codes_and_repair(run: Callable[..., Any], make_cache: Maker) -> None:
     path = make_cache(3)
     data = json_of(run("verify", path, "--deep", "--json"))
-    keys = ["good", "deep", "images", "done", "checked", "problems", "damage", "marked", "repair"]
+    keys = ["good", "deep", "images", "done", "checked", "problems", "damage", "remedy", "marked", "repair"]
     assert list(data) == keys
     file = path / "views/orig/maps/c1/c.1.0.0"
     file.write_bytes(file.read_bytes()[:-1])
