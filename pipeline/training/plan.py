@@ -119,18 +119,39 @@ def _seeded(recipe: Recipe, seed: int) -> Recipe:
 
 
 def _of_detector(rows: Sequence[Row], detector: object) -> Sequence[Row]:
-    """Where the rows differ in the detector: those of the one that made the cache, if there are any."""
-    own = [row for row in rows if row.detector == detector]
-    if not own or len(own) == len(rows):
+    """Where the rows differ in the detector: those of the one that made the cache.
+
+    If there are none, those that differ in more than that: on one cache the others would be one head several times.
+    """
+    if len({row.detector for row in rows}) == 1:
         return rows
-    others = ", ".join(f"'{row.name}'" for row in rows if row not in own)
-    print(f"note: left out, for they are rows of other detectors than {detector}: {others}", file=sys.stderr)
+    own = [row for row in rows if row.detector == detector] or [row for row in rows if not _twins(row, rows)]
+    left_out = [row for row in rows if row not in own]
+    others = ", ".join(f"'{row.name}' ({row.detector})" for row in left_out)
+    if not any(_is_frozen(row) for row in own):
+        compared = ", ".join(f"'{row.name}' ({row.detector})" for row in left_out if _is_frozen(row))
+        raise PipelineError(
+            f"these rows compare detectors, and the cache is of none of them but of {detector}: {compared}",
+            "extract a cache with one of these detectors, or train one head: python -m pipeline train --head NAME",
+        )
+    if others:
+        print(f"note: left out, for they are rows of other detectors than {detector}: {others}", file=sys.stderr)
     return own
+
+
+def _twins(row: Row, rows: Sequence[Row]) -> list[Row]:
+    """The rows of other detectors that are the same head, trained the same."""
+    mine = replace(row.recipe, name="")
+    return [one for one in rows if one.detector != row.detector and replace(one.recipe, name="") == mine]
+
+
+def _is_frozen(row: Row) -> bool:
+    return row.recipe.train.finetune == "none"
 
 
 def _frozen(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Without the rows that train the detector too, whose features no cache can hold."""
-    left_out = [row for row in rows if row.recipe.train.finetune != "none"]
+    left_out = [row for row in rows if not _is_frozen(row)]
     if not left_out:
         return tuple(rows)
     names, part = ", ".join(f"'{row.name}'" for row in left_out), left_out[0].recipe.train.finetune

@@ -189,6 +189,21 @@ def test_rows_of_other_detectors_need_caches_of_their_own(cache: Path, tmp_path:
     assert len(ablate.plan(str(write(tmp_path, other)), source, tmp_path, **arguments)[1]) == 3
 
 
+def test_rows_that_differ_in_the_detector_alone_are_one_head_on_another_cache(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments: dict[str, Any] = {"steps": None, "seeds": (), "settings": {}}
+    source = ablate.Cached(cache)
+    for table in ("table06", "table11"):
+        with pytest.raises(PipelineError, match=r"of toy: 'H-DETR R50' \(hdetr-r50\), 'H-DETR Swin-L' \("):
+            ablate.plan(table, source, tmp_path, **arguments)
+    twins = "".join(f'[[rows]]\nname = "{name}"\ndetector = "{name}"\n' for name in ("one", "two"))
+    _, members = ablate.plan(str(write(tmp_path, TABLE + twins)), source, tmp_path, **arguments)
+    assert len(members) == 3
+    assert "rows of other detectors than toy: 'one' (one), 'two' (two)" in capsys.readouterr().err
+    assert len(ablate.plan("table05", source, tmp_path, **arguments)[1]) == 4  # all rows of one other detector
+
+
 def test_multiply_adds_are_those_of_describe(toml: Path, tmp_path: Path) -> None:
     """On a cache that says how images were resized."""
     cache = extract.main(**write_tiny(tmp_path / "data").arguments, cache=tmp_path / "cache")
