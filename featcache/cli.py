@@ -122,12 +122,14 @@ def list_images(
     \b
     Example:  featcache ls caches/val --filter 'boxes>10' --filter 'categories~dog' --sort -annotations --limit 5
     """
-    from featcache.listing import image_rows
+    from featcache.header import read_header
+    from featcache.listing import field_names, image_rows
     from featcache.select import chosen
 
     first = None if filters or sort else limit  # nothing chooses among the others
     rows = image_rows(path, missing=missing, min_score=min_score, limit=first)
-    rows = chosen(rows, filters or [], sort=sort, limit=limit)
+    fields = field_names(read_header(path).spec.views)
+    rows = chosen(rows, filters or [], fields=fields, sort=sort, limit=limit)
     if as_json:
         return print_json(rows)
     if not rows:
@@ -153,12 +155,18 @@ def show(
     from featcache import show as drawing
     from featcache.reader import Cache
 
+    if out is not None:
+        drawing.check_ending(out)
+    elif images is not None:
+        raise typer.BadParameter("the pictures are for the drawing: name its file with --out", param_hint="--images")
     cache = Cache(path)
     entry = cache.image(image_id, view)
+    picture = None if out is None else drawing.picture_of(cache, entry, images)
     data = drawing.summary(cache, entry, min_score)
     if out is not None:
-        folder = images or cache.spec.recipe.get("images_folder")
-        drawing.sheet(entry, data, Path(folder) if folder else None, min_score).save(out)
+        if picture is None:
+            typer.echo("warning: the picture is not where it was, so maps are drawn alone (--images FOLDER)", err=True)
+        drawing.sheet(entry, data, picture, min_score).save(out)
         data["out"] = str(out)
     if as_json:
         return print_json(data)

@@ -22,6 +22,7 @@ def image_rows(
     both null where the image is not extracted. `categories` are those annotated, by name.
     """
     header = read_header(path)
+    fields = field_names(header.spec.views)
     done = {view: header.done(view) for view in header.spec.views}
     wanted = ~np.logical_and.reduce([*done.values()]) if missing else np.ones(header.images, bool)
     chosen = np.flatnonzero(wanted)[:limit]
@@ -30,19 +31,26 @@ def image_rows(
     truth = _cut(header.column("ground_truth/end"), chosen)
     extracted = done[header.spec.views[0]][chosen]
     boxes, best = _scores(header, chosen, min_score)
-    columns: dict[str, Sequence[Any]] = {
-        "index": chosen.tolist(),
-        "image_id": header.column("images/id")[chosen].tolist(),
-        "height": header.column("images/height")[chosen].tolist(),
-        "width": header.column("images/width")[chosen].tolist(),
-        "annotations": (truth[1] - truth[0]).tolist(),
-        "boxes": [value if there else None for value, there in zip(boxes.tolist(), extracted, strict=True)],
-        "score": [value if there else None for value, there in zip(best.tolist(), extracted, strict=True)],
-        **{f"done_{view}": flags[chosen].tolist() for view, flags in done.items()},
-        "categories": _categories(header, *truth),
-        "file_name": [text[start:end].decode() for start, end in zip(*(ends.tolist() for ends in names), strict=True)],
-    }
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    columns: list[Sequence[Any]] = [
+        chosen.tolist(),
+        header.column("images/id")[chosen].tolist(),
+        header.column("images/height")[chosen].tolist(),
+        header.column("images/width")[chosen].tolist(),
+        (truth[1] - truth[0]).tolist(),
+        [value if there else None for value, there in zip(boxes.tolist(), extracted, strict=True)],
+        [value if there else None for value, there in zip(best.tolist(), extracted, strict=True)],
+        *(flags[chosen].tolist() for flags in done.values()),
+        _categories(header, *truth),
+        [text[start:end].decode() for start, end in zip(*(ends.tolist() for ends in names), strict=True)],
+    ]
+    return [dict(zip(fields, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def field_names(views: Sequence[str]) -> list[str]:
+    """The keys of a row, in the order of the columns."""
+    flags = [f"done_{view}" for view in views]
+    names = ["index", "image_id", "height", "width", "annotations", "boxes", "score"]
+    return [*names, *flags, "categories", "file_name"]
 
 
 def _cut(ends: NDArray[np.int64], chosen: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -47,8 +47,12 @@ class Filter:
 
     def keep(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that fulfil it; those that have no value (null) never do. Raises UsageError."""
-        values: list[object] = [row[self.field] for row in _known(rows, self.field)]
+        if rows:
+            _check_field(self.field, list(rows[0]))
+        values: list[object] = [row[self.field] for row in rows]
         kind = next((type(value) for value in values if value is not None), None)
+        if kind is None:  # nothing to compare with, nor to tell what can be compared
+            return []
         compare, wanted = _OPERATORS[self.operator], self._wanted(kind)
         if kind in (str, list):
             texts = [[str(part).casefold() for part in _parts(value)] for value in values]
@@ -75,33 +79,38 @@ class Filter:
 
 
 def chosen(
-    rows: Sequence[Row], filters: Sequence[str] = (), *, sort: str | None = None, limit: int | None = None
+    rows: Sequence[Row],
+    filters: Sequence[str] = (),
+    *,
+    fields: Sequence[str],
+    sort: str | None = None,
+    limit: int | None = None,
 ) -> list[Row]:
     """The rows that fulfil every filter, in the order of a field (`-FIELD`: greatest first), at most `limit` of them.
 
-    Rows without a value in that field come last. Raises UsageError for a field that is not there, naming those that
-    are.
+    Rows without a value in that field come last. `fields` are those of a row, if there is one. Raises UsageError for a
+    field that is not there, naming those that are.
     """
     found = list(rows)
-    for text in filters:
-        condition = Filter.parse(text)
-        _known(rows, condition.field)
+    conditions = [Filter.parse(text) for text in filters]
+    for condition in conditions:
+        _check_field(condition.field, fields)
+    for condition in conditions:
         found = condition.keep(found)
     if sort is not None:
         name, down = sort.removeprefix("-"), sort.startswith("-")
-        _known(rows, name)
+        _check_field(name, fields)
         with_value = [row for row in found if row[name] is not None]
         without = [row for row in found if row[name] is None]
         found = sorted(with_value, key=lambda row: row[name], reverse=down) + without
     return found[:limit]
 
 
-def _known(rows: Sequence[Row], name: str) -> Sequence[Row]:
-    if rows and name not in rows[0]:
-        near = difflib.get_close_matches(name, list(rows[0]), n=1, cutoff=0.4)
+def _check_field(name: str, fields: Sequence[str]) -> None:
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, n=1, cutoff=0.4)
         meant = f"did you mean '{near[0]}'? " if near else ""
-        raise UsageError(f"there is no field '{name}'", f"{meant}fields: {', '.join(rows[0])}")
-    return rows
+        raise UsageError(f"there is no field '{name}'", f"{meant}fields: {', '.join(fields)}")
 
 
 def _parts(value: object) -> list[object]:

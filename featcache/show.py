@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from featcache.entry import Entry
+from featcache.errors import CacheError, UsageError
 from featcache.panels import DETECTION, TRUTH, WHITE, Box, Panel, page, panel_size
 from featcache.reader import Cache
 from featcache.spec import ImageInfo
@@ -64,17 +65,41 @@ def category_names(cache: Cache) -> dict[int, str]:
     return {int(c["id"]): str(c["name"]) for c in cache.spec.recipe.get("categories", [])}
 
 
-def sheet(entry: Entry, told: Mapping[str, Any], pictures: Path | None, min_score: float) -> Image.Image:
-    """A page of panels: the picture, if it is found, with the ground truth and with the detections; then each map.
+def check_ending(out: Path) -> None:
+    """Raise UsageError where no picture can be written under that name."""
+    known = [ending for ending, form in Image.registered_extensions().items() if form in Image.SAVE]
+    if out.suffix.lower() not in known:
+        raise UsageError(f"no picture can be written as '{out}': unknown ending '{out.suffix}'", "such as 139.png")
 
-    told: the `summary` of the entry. pictures: the folder of its file.
+
+def picture_of(cache: Cache, entry: Entry, folder: Path | None) -> Image.Image | None:
+    """The picture of an entry, from a folder, by default from where it was; None if it is not there any more.
+
+    Raises CacheError where it is not in the folder asked for, or is no picture.
     """
-    info, path = entry.info, pictures / entry.info.file_name if pictures else None
+    known = folder or cache.spec.recipe.get("images_folder")
+    path = Path(known) / entry.info.file_name if known else None
+    if path is None or not path.is_file():
+        if folder is not None:
+            raise CacheError(f"{path} is not there", "--images names the folder of the pictures, or is left out")
+        return None
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise CacheError(f"{path} does not read as a picture: {error}", "--images names another folder") from error
+
+
+def sheet(entry: Entry, told: Mapping[str, Any], picture: Image.Image | None, min_score: float) -> Image.Image:
+    """A page of panels: the picture, if there is one, with the ground truth and with the detections; then each map.
+
+    told: the `summary` of the entry. picture: that of `picture_of`.
+    """
+    info = entry.info
     size = panel_size(*((info.height, info.width) if entry.view == UNFLIPPED else entry.input_hw))
     panels: list[Panel] = []
-    if path is not None and path.is_file():
-        with Image.open(path) as file:
-            picture = file.convert("RGB").resize(panel_size(info.height, info.width), Image.Resampling.LANCZOS)
+    if picture is not None:
+        picture = picture.resize(panel_size(info.height, info.width), Image.Resampling.LANCZOS)
         truth = [(_caption_of(row), _corners(row["box_xywh"], info)) for row in told["annotations"]]
         panels.append(Panel(f"ground truth: {_count(len(truth), 'object')}", picture.copy(), TRUTH, truth))
         if entry.view == UNFLIPPED:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from featcache.errors import CacheError, FormatVersionError
+from featcache.errors import CacheError, FormatVersionError, UsageError
 
 if TYPE_CHECKING:  # `featcache info` does without
     import numpy as np
@@ -153,8 +153,12 @@ class CacheSpec:
         ]
 
     def in_codec(self, codec: Codec | None, max_error: float | None = None) -> CacheSpec:
-        """The same in another codec; None keeps a codec, and its `max_error` where the codec stays."""
+        """The same in another codec; None keeps a codec, and its `max_error` where the codec stays.
+
+        Raises UsageError for a `max_error` of a codec that adds none.
+        """
         codec = codec or self.codec
+        check_max_error(codec, max_error)
         if max_error is None:
             max_error = self.max_error if codec == self.codec else MAX_ERROR
         return replace(self, codec=codec, max_error=max_error)
@@ -178,6 +182,15 @@ class CacheSpec:
         fields: dict[str, Any] = {"max_error": 0.0, **data}
         fields["levels"] = tuple(LevelSpec(**level) for level in data["levels"])
         return cls(**fields)
+
+
+def check_max_error(codec: Codec, max_error: float | None) -> None:
+    """Raise UsageError for an error that is allowed to a codec which adds none."""
+    if max_error and codec != "uint8":
+        raise UsageError(
+            f"max-error {max_error:g} is of codec uint8, and the codec here is {codec}",
+            "leave --max-error out, or add --codec uint8",
+        )
 
 
 def check_format_version(version: object, where: str) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from featcache import CacheSpec, CacheWriter, LevelSpec
 from featcache.progress import Progress, written
-from featcache.spec import MAX_ERROR
+from featcache.spec import MAX_ERROR, check_max_error
 
 from .data.coco import CocoSet, load_coco
 from .data.decode import decode_ahead, plan_batches
@@ -81,6 +81,7 @@ def main(
     """
     for view in views:
         check_view(view)
+    check_max_error(codec, max_error)
     model = build_detector(detector, weights, device=device)
     coco = load_coco(annotations, images, limit)
     check_categories(model, coco)

@@ -93,6 +93,8 @@ def test_misuse_ends_with_2_and_says_what_was_meant(world: World) -> None:
     told(world.extract(world.new, "--views", "orig,hflipp"), "unknown view 'hflipp'", status=2)
     told(world.train(world.cache, "roii=1"), "the command line: unknown setting 'roii'", "did you mean 'roi'?", 2)
     told(world.extract(world.new, "--device", "gpu"), "unknown device 'gpu'", "cpu, cuda or cuda:N", 2)
+    message = "max-error 0.01 is of codec uint8, and the codec here is fp16"
+    told(world.extract(world.new, "--codec", "fp16", "--max-error", 0.01), message, "leave --max-error out", 2)
     told(world.extract(world.new, "--shard", "3/2"), "shard is '3/2'", "expected I/N", status=2)
     told(
         call("featcache", "ls", world.cache, "--sort", "widht"), "there is no field 'widht'", "did you mean 'width'?", 2

@@ -213,6 +213,59 @@ def test_a_filter_that_cannot_be_is_misuse(
     assert err.startswith(message)
 
 
+@pytest.mark.parametrize("words", [("--filter", "id=3"), ("--sort", "-id")])
+def test_an_unknown_field_is_misuse_where_no_row_is_left_too(
+    run: Callable[..., Any], make_cache: Maker, words: tuple[str, ...]
+) -> None:
+    for more in (("--missing",), ("--filter", "height>1000")):
+        code, out, err = run("ls", make_cache(2), *more, *words)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: there is no field 'id'\nhint: did you mean ")
+
+
+def test_a_filter_of_texts_finds_nothing_among_nothing(run: Callable[..., Any], make_cache: Maker) -> None:
+    words = ("--filter", "height>1000", "--filter", "categories~dog", "--filter", "file_name=x")
+    assert run("ls", make_cache(2), *words) == (0, "", "no such image\n")
+
+
+def test_an_error_for_a_codec_that_adds_none_is_misuse(
+    run: Callable[..., Any], make_cache: Maker, tmp_path: Path
+) -> None:
+    exact = make_cache(2, codec="none")
+    message = "error: max-error 0.01 is of codec uint8, and the codec here is {}\nhint: leave --max-error out"
+    for words, codec in (
+        (("copy", exact, tmp_path / "new", "--codec", "fp16"), "fp16"),
+        (("copy", exact, tmp_path / "new"), "none"),
+        (("estimate", exact, "--images", 9, "--at", tmp_path, "--codec", "fp16"), "fp16"),
+    ):
+        code, _, err = run(*words, "--max-error", 0.01)
+        assert code == 2
+        assert message.format(codec) in err
+    assert not (tmp_path / "new").exists()
+    assert run("copy", exact, tmp_path / "new", "--codec", "fp16", "--max-error", 0)[0] == 0
+
+
+def test_show_refuses_what_it_cannot_draw(run: Callable[..., Any], make_cache: Maker, tmp_path: Path) -> None:
+    path, out = make_cache(2, recipe={"images_folder": "/nonexistent"}), tmp_path / "sheet.png"
+    code, _, err = run("show", path, 101, "--out", out, "--images", tmp_path / "absent")
+    assert code == 1
+    assert f"error: {tmp_path / 'absent/bild-1-ä.jpg'} is not there" in err
+    (tmp_path / "bild-1-ä.jpg").write_bytes(b"no picture")
+    code, _, err = run("show", path, 101, "--out", out, "--images", tmp_path)
+    assert code == 1
+    assert f"error: {tmp_path / 'bild-1-ä.jpg'} does not read as a picture" in err
+    code, _, err = run("show", path, 101, "--images", tmp_path)
+    assert code == 2
+    assert "--out" in err
+    code, out_words, err = run("show", path, 101, "--out", tmp_path / "sheet.xyz")
+    assert (code, out_words) == (2, "")
+    assert err.startswith(f"error: no picture can be written as '{tmp_path / 'sheet.xyz'}': unknown ending '.xyz'")
+    assert not out.exists()
+    code, _, err = run("show", path, 101, "--out", out)
+    assert (code, err) == (0, "warning: the picture is not where it was, so maps are drawn alone (--images FOLDER)\n")
+    assert out.exists()
+
+
 def test_show(run: Callable[..., Any], make_cache: Maker, tmp_path: Path) -> None:
     path, out = make_cache(3), tmp_path / "sheet.png"
     pictures = tmp_path / "pictures"
