@@ -29,6 +29,8 @@ VARIANTS = {
     "every query layer, segmenter": {"query_encoder": '["o2o","b2o","ffn"]', "mask_head": "segmenter"},
     "convnext, direct": {"image_encoder": "convnext", "box_encoder": "convnext", "upsample": "direct"},
     "without c1": {"c1": "false", "neck": "false", "image_encoder": "none"},
+    "older alignment, position on the input": {"aligned": "false", "sampling_ratio": "1", "box_position_on": "input"},
+    "bare logits": {"mask_scale": "none", "mask_scoring_input": "logits"},
     "unet": {"box_encoder": "unet", "query_encoder": "[]", "query_modulation": "true", "mask_scoring": "false"},
 }
 
@@ -40,6 +42,12 @@ DECODER = {
 DINO = {**DECODER, "layers": "2", "denoising": "4"}
 FAMILIES: dict[str, tuple[str, dict[str, str], list[str], list[str]]] = {
     "baseline": ("baseline", {}, ["c1", "e16", "boxes", "queries"], ["mask_logits"]),
+    "baseline, older alignment": (
+        "baseline",
+        {"aligned": "false", "sampling_ratio": "1"},
+        ["c1", "e16", "boxes", "queries"],
+        ["mask_logits"],
+    ),
     "baseline, whole image": ("baseline", {"roi_align": "false"}, ["c1", "e16", "queries"], ["mask_logits"]),
     "mask2former": ("mask2former", DECODER, ["c1", "e32", "e16"], ["class_logits", "mask_logits"]),
     "mask2former, detections": (

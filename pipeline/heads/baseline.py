@@ -6,25 +6,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bounds import Count, check_bounds
+from ..bounds import Count, CountOrZero, check_bounds
 from ..detectors.base import Features
 from ..ops.roi_align import roi_align
-from .base import HeadOutput, MaskHead, Masks, Widths, boxes_in_pixels, pool_without_padding, require_c1, to_width
+from .base import (
+    HeadOutput,
+    MaskHead,
+    Masks,
+    Widths,
+    boxes_in_pixels,
+    encoder_maps,
+    pool_without_padding,
+    require_c1,
+    to_width,
+)
 
 
 @dataclass(frozen=True)
 class BaselineConfig:
     """The parameter-free baseline: query times feature."""
 
+    encoder_layer: CountOrZero = 0
+    """Which encoder layer's maps it reads, from 1; 0: those that the detector's TOML chose. Others must be in the
+    cache: `extra_encoder_layers` of the detector."""
     roi_align: bool = True
     """Look at the features inside each box only; without it every query is compared with the whole image."""
     roi: Count = 32
     """Cells along each side of the RoI grid."""
+    sampling_ratio: CountOrZero = 2
+    """RoIAlign's samples per cell and axis; 0: as many as there are cells of the map below, box by box."""
+    aligned: bool = True
+    """Where RoIAlign takes the centre of a cell of the map to be: in its middle; else, as in its first version, half a
+    cell off."""
     c1: bool = True
     """Add C1 to the encoder map upsampled to its size (column "1/4 feat." of Table 1)."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if not self.roi_align and (self.sampling_ratio != type(self).sampling_ratio or not self.aligned):
+            raise ValueError("sampling_ratio and aligned go with roi_align = true")
 
 
 class Baseline(MaskHead):
@@ -38,7 +58,7 @@ class Baseline(MaskHead):
         require_c1(widths, "the baseline works on its grid; name a tap 'c1' in the detector's TOML")
         self.config = config
         self.strides = widths.strides
-        self.finest = widths.encoder[0]
+        self.finest = encoder_maps(widths, config.encoder_layer)[0]
         self.width = min(widths.channels[self.finest], widths.query_dim)
         self.maps_read = ("c1", self.finest) if config.c1 else (self.finest,)
 
@@ -65,7 +85,11 @@ class Baseline(MaskHead):
     def pool(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """Features inside each box, "m c r r"."""
         return roi_align(
-            [(self.fused(features), self.strides["c1"])], boxes_in_pixels(features, boxes), self.config.roi
+            [(self.fused(features), self.strides["c1"])],
+            boxes_in_pixels(features, boxes),
+            self.config.roi,
+            sampling_ratio=self.config.sampling_ratio,
+            aligned=self.config.aligned,
         )
 
     def fused(self, features: Features) -> Tensor:

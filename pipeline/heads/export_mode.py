@@ -55,6 +55,7 @@ def _roi_align(
     boxes: Sequence[Tensor],
     size: int,
     *,
+    aligned: bool = True,
     sampling_ratio: int = SAMPLING_RATIO,
     upsample: str = "bilinear",
 ) -> Tensor:
@@ -66,7 +67,7 @@ def _roi_align(
             total = total + F.interpolate(coarse, size=total.shape[-2:], mode="bilinear", align_corners=False)
         maps = [(total, stride)]
     rois = F.pad(boxes[0], (1, 0))  # all of image 0
-    pooled = [torchvision.ops.roi_align(one, rois, size, 1 / s, sampling_ratio, aligned=True) for one, s in maps]
+    pooled = [torchvision.ops.roi_align(one, rois, size, 1 / s, sampling_ratio, aligned=aligned) for one, s in maps]
     return sum(pooled[1:], start=pooled[0])
 
 

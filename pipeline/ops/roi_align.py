@@ -6,7 +6,7 @@ half-precision boxes cost more accuracy than 8-bit features.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -22,6 +22,13 @@ from .roi_geometry import Geometry
 SAMPLING_RATIO = 2
 Upsample = Literal["bilinear", "direct"]
 Backend = Literal["auto", "cuda", "cpu", "torchvision", "reference"]
+
+
+class Sampling(TypedDict):
+    """Where a bin looks, keywords of `roi_align` and `roi_coverage`: what is to be added must agree in both."""
+
+    aligned: bool
+    sampling_ratio: int
 
 
 def roi_align(

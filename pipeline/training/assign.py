@@ -14,8 +14,18 @@ from ..data.transforms import cxcywh_to_xyxy
 Match = Literal["hungarian", "overlap"]
 
 
-def hungarian(boxes: Tensor, scores: Tensor, labels: Tensor, truth_boxes: Tensor, truth_labels: Tensor) -> Tensor:
-    """One detection for each ground truth, by DETR's costs: class 2, L1 5, GIoU 2.
+def hungarian(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    truth_boxes: Tensor,
+    truth_labels: Tensor,
+    *,
+    cost_class: float,
+    cost_bbox: float,
+    cost_giou: float,
+) -> Tensor:
+    """One detection for each ground truth, by DETR's costs of class, L1 distance and GIoU, so weighted.
 
     boxes: "n 4" cxcywh in 0-1, with scores "n" and labels "n"; truth_boxes "k 4" in the same frame, truth_labels "k".
     The class cost is Deformable DETR's focal cost. A cached detection knows the score of its own label alone, so for
@@ -25,7 +35,7 @@ def hungarian(boxes: Tensor, scores: Tensor, labels: Tensor, truth_boxes: Tensor
     if not len(boxes) or not len(truth_boxes):
         return torch.zeros((0, 2), dtype=torch.int64)
     probs = torch.where(labels[:, None] == truth_labels[None], scores[:, None], 0.0)
-    return best_pairs(2 * focal_cost(probs) + box_cost(boxes, truth_boxes, l1=5, giou=2))
+    return best_pairs(cost_class * focal_cost(probs) + box_cost(boxes, truth_boxes, l1=cost_bbox, giou=cost_giou))
 
 
 def best_pairs(cost: Tensor) -> Tensor:

@@ -34,7 +34,11 @@ class TrainConfig:
     decay_norms: bool = True
     """Decay biases and norms too. AdamW over all parameters, as the paper says it."""
     schedule: Literal["step", "cosine"] = "step"
-    """`step`: a tenth at 0.9 and again at 0.95 of the steps. `cosine`: down to zero."""
+    """`step`: times `gamma` at each of the `milestones`. `cosine`: down to zero."""
+    milestones: Annotated[tuple[float, ...], Bounds(0, 1, above=True, below=True)] = (0.9, 0.95)
+    """Shares of the steps after which the learning rate drops, for `schedule = "step"`; the paper states none."""
+    gamma: Annotated[float, Bounds(0, 1, above=True)] = 0.1
+    """What is left of it after each drop."""
     warmup: CountOrZero = 0
     """Steps of linear warm-up."""
     clip: Annotated[float, Bounds(0)] = 0.1
@@ -52,13 +56,24 @@ class TrainConfig:
     """`hungarian`: one detection for each object. `overlap`: every detection with a box IoU of `match_iou` or more."""
     match_iou: Annotated[float, Bounds(0, 1, above=True)] = 0.5
     """Least box IoU with the object, for `match = "overlap"`."""
+    cost_class: Weight = 2.0
+    """Of the focal cost of the class in `match = "hungarian"`; this and the next two are Deformable DETR's."""
+    cost_bbox: Weight = 5.0
+    """Of the L1 distance of boxes in it."""
+    cost_giou: Weight = 2.0
+    """Of their generalised IoU in it."""
+    roi_boxes: Literal["detected", "truth"] = "detected"
+    """The box in which a matched detection learns the mask: `detected`, its own, as in prediction; `truth`, that of
+    the object."""
     rois_per_image: Count = 100
     """Most boxes of one image in a step."""
     jitter: Annotated[float, Bounds(0, 0.5, below=True)] = 0.0
     """Move each edge of a box by up to this share of its side."""
 
     loss: Literal["points", "full"] = "points"
-    """At sampled points, or on every point of a grid of twice the RoI's side."""
+    """At sampled points, or on every point of the grid of `loss_grid`."""
+    loss_grid: Count = 2
+    """Points along a side of the grid on which the loss is taken, over the cells along a side of the RoI grid."""
     points: Annotated[float, Bounds(0, 1, above=True)] = 0.25
     """Sampled points over the points of that grid (the paper: 75 % fewer points)."""
     oversample: Annotated[float, Bounds(1)] = 3.0
@@ -71,6 +86,12 @@ class TrainConfig:
     """Of their dice loss."""
     scoring_weight: Weight = 1.0
     """Of the predicted IoU, where the head has `mask_scoring`."""
+    scoring_loss: Literal["l2", "l1"] = "l2"
+    """How far the predicted IoU is from that of the mask: squared, or absolute."""
+    scoring_target: Literal["object", "box"] = "object"
+    """The IoU with all of the object, or with the part of it that lies in the box."""
+    scoring_class: Literal["truth", "detected"] = "truth"
+    """Of which class the IoU is learnt: the object's, or the detection's, whose IoU a prediction takes."""
 
     finetune: Part = "none"
     """What of the detector learns too (Table 11), which needs the live detector. `transformer`: encoder, decoder, heads
@@ -102,6 +123,20 @@ class TrainConfig:
             raise ValueError("micro_batch goes with finetune = 'none': a detector that learns keeps the batch whole")
         if self.finetune == "none" and self.detection_weight:
             raise ValueError("detection_weight goes with finetune = 'transformer' or 'all'")
+        if not (self.cost_class or self.cost_bbox or self.cost_giou):
+            raise ValueError("cost_class, cost_bbox and cost_giou are all 0: nothing tells one detection from another")
+        if self.match != "hungarian":
+            self._refuse("match = 'hungarian'", "cost_class", "cost_bbox", "cost_giou")
+        if self.schedule != "step":
+            self._refuse("schedule = 'step'", "milestones", "gamma")
+        if not self.scoring_weight:
+            self._refuse("a scoring_weight", "scoring_loss", "scoring_target", "scoring_class")
+
+    def _refuse(self, choice: str, *names: str) -> None:
+        """Raise ValueError if one of these fields, of another choice, is not as it was."""
+        for name in names:
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"{name} goes with {choice}")
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -111,5 +146,5 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     if config.schedule == "cosine":
         done = (step - config.warmup) / (config.steps - config.warmup)
         return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-    share = step / config.steps
-    return config.lr * (1.0 if share < 0.9 else 0.1 if share < 0.95 else 0.01)
+    drops = sum(step / config.steps >= milestone for milestone in config.milestones)
+    return config.lr * (1 / (1 / config.gamma) ** drops)  # so that twice a tenth is a hundredth to the last bit

@@ -20,11 +20,11 @@ def loss_terms(
     """The weighted terms, by name; the loss is their sum."""
     logits = output.mask_logits
     side = logits.shape[-1]
-    fine = 2 * side  # the grid of twice the RoI's side that "all points" means
+    fine = config.loss_grid * side
     if config.loss == "full":
         points = grid_points(len(logits), fine, logits.device)
     else:
-        count = int(config.points * fine * fine)
+        count = max(1, int(config.points * fine * fine))
         points = uncertain_points(logits, count, config.oversample, config.importance, generator)
     at_points, truth = sample_logits(logits, points), targets.sample(points)
     terms = {
@@ -33,6 +33,9 @@ def loss_terms(
     }
     if output.iou is not None:
         cells = grid_points(len(logits), side, logits.device)
-        target = mask_iou(logits.detach().flatten(1), targets.sample(cells), targets.box_areas, targets.areas)
-        terms["scoring"] = config.scoring_weight * scoring_loss(output.iou, target, targets.labels)
+        inside = targets.sample(cells)
+        areas = targets.areas if config.scoring_target == "object" else inside.mean(1) * targets.box_areas
+        target = mask_iou(logits.detach().flatten(1), inside, targets.box_areas, areas)
+        labels = targets.labels if config.scoring_class == "truth" else targets.detected_labels
+        terms["scoring"] = config.scoring_weight * scoring_loss(output.iou, target, labels, config.scoring_loss)
     return terms

@@ -1,5 +1,7 @@
 """Losses of mask heads. Targets may be fractions: a point on an edge belongs half to the object."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +24,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mask_iou(mask_logits: Tensor, targets: Tensor, box_areas: Tensor, truth_areas: Tensor) -> Tensor:
-    """IoU of the masks cut at 0 with the whole object, also what lies outside the box. Target of mask scoring.
+    """IoU of the masks cut at 0 with the objects, also what lies outside the box. Target of mask scoring.
 
     mask_logits, targets: "m p" on an even grid over the box. box_areas, truth_areas: "m" in one unit. Returns "m".
     """
@@ -33,8 +35,8 @@ def mask_iou(mask_logits: Tensor, targets: Tensor, box_areas: Tensor, truth_area
     return torch.where(union > 0, shared / union.clamp(min=1e-9), 0.0).clamp(0, 1)
 
 
-def scoring_loss(iou: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-    """Squared error of the predicted IoU at the class of the ground truth. "m classes", "m", "m" -> scalar."""
+def scoring_loss(iou: Tensor, target: Tensor, labels: Tensor, kind: Literal["l2", "l1"] = "l2") -> Tensor:
+    """Squared or absolute error of the predicted IoU at these classes. "m classes", "m", "m" -> scalar."""
     if not len(iou):
         return iou.sum()
-    return F.mse_loss(iou.gather(1, labels[:, None])[:, 0], target)
+    return (F.mse_loss if kind == "l2" else F.l1_loss)(iou.gather(1, labels[:, None])[:, 0], target)

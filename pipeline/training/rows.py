@@ -11,7 +11,7 @@ from ..data.sources import FeatureSource, collate, maps_asked_for
 from ..heads.base import MaskHead
 from ..ops.roi_geometry import rows_read
 from .config import TrainConfig
-from .targets import learning_pairs
+from .targets import find_learners, learners_key
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class RowsUnderBoxes:
     @cached_property
     def _configs(self) -> list[TrainConfig]:
         """One of each kind that chooses boxes in the same way."""
-        return list({(one.match, one.match_iou, one.jitter): one for _, one in self.heads}.values())
+        return list({(learners_key(one), one.jitter): one for _, one in self.heads}.values())
 
     def _edges(self, entry: Entry, config: TrainConfig) -> list[tuple[float, float]]:
         """Upper and lower edge, in 0-1 of the view, of every box that may learn, as far as jitter may move them."""
-        detected, pairs, _ = learning_pairs(collate([entry], self.spec), 0, self.categories, config)
-        _, middle, _, height = detected[pairs[:, 0].unique()].double().unbind(1)
+        learners = find_learners(collate([entry], self.spec), 0, self.categories, config)
+        _, middle, _, height = learners.boxes(learners.pairs).unique(dim=0).double().unbind(1)
         reach = height * (0.5 + config.jitter)
         return list(zip((middle - reach).tolist(), (middle + reach).tolist(), strict=True))
 

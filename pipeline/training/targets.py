@@ -27,6 +27,8 @@ class Targets:
     """Per image, the query of each box. "n d" """
     labels: Tensor
     """Class of the ground truth, position in the categories. "m" """
+    detected_labels: Tensor
+    """Class that the detector gave to the detection that learns. "m" """
     areas: Tensor
     """Pixels of each object's mask, of all of it that the view shows. "m" """
     box_areas: Tensor
@@ -65,6 +67,7 @@ def build_targets(
     boxes: list[Tensor] = []
     queries: list[Tensor] = []
     labels: list[Tensor] = []
+    detected_labels: list[Tensor] = []
     areas: list[float] = []
     masks: list[Tensor] = []
     frames: list[Tensor] = []
@@ -72,15 +75,16 @@ def build_targets(
     features = batch.features
     for row, (truth, info, name) in enumerate(zip(batch.ground_truth, batch.infos, batch.views, strict=True)):
         view = view_of(info, name)
-        detected, pairs, truth_labels = batch.once(
-            ("pairs", row, config.match, config.match_iou),
-            lambda row=row: learning_pairs(batch, row, categories, config),
+        learners = batch.once(
+            ("learners", row, learners_key(config)), lambda row=row: find_learners(batch, row, categories, config)
         )
-        pairs = sample_pairs(pairs, config.rois_per_image, generator)
-        chosen = jitter(detected[pairs[:, 0]], config.jitter, generator)
+        pairs = sample_pairs(learners.pairs, config.rois_per_image, generator)
+        chosen = jitter(learners.boxes(pairs), config.jitter, generator)
         boxes.append(chosen.to(features.boxes.device))
-        queries.append(features.queries[row, : len(detected)][pairs[:, 0].to(features.queries.device)])
-        labels.append(truth_labels[pairs[:, 1]])
+        own = pairs[:, 0].to(features.queries.device)
+        queries.append(features.queries[row, : len(learners.detected)][own])
+        labels.append(learners.truth_labels[pairs[:, 1]])
+        detected_labels.append(features.labels[row][own])
         frames.append(view_to_original(chosen, view.image_hw, view))
         views += [view] * len(pairs)
         for k in pairs[:, 1].tolist():
@@ -93,6 +97,7 @@ def build_targets(
         boxes=boxes,
         queries=queries,
         labels=torch.cat(labels).to(device),
+        detected_labels=torch.cat(detected_labels),
         areas=torch.tensor(areas, dtype=torch.float32, device=device),
         box_areas=(every_frame[:, 2:] - every_frame[:, :2]).prod(1).float().to(device),
         masks=masks,
@@ -101,10 +106,33 @@ def build_targets(
     )
 
 
-def learning_pairs(
-    batch: Batch, row: int, categories: Sequence[Category], config: TrainConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one image: its detected boxes, which of them may learn which object, and the label of every object."""
+@dataclass(frozen=True)
+class Learners:
+    """Of one image: which detection may learn which object, and in which box."""
+
+    pairs: Tensor
+    """(detection, object), int64 "p 2" """
+    detected: Tensor
+    """The detected boxes, cxcywh in 0-1 of the view. "n 4" """
+    truth: Tensor
+    """Those of all objects, zeros of those that teach nothing. "k 4" """
+    truth_labels: Tensor
+    """Of all objects, position in the categories. "k" """
+    in_truth: bool
+    """Whether they learn in the box of the object, not in their own."""
+
+    def boxes(self, pairs: Tensor) -> Tensor:
+        """The box in which each of some of the pairs learns. "q 2" -> "q 4" """
+        return self.truth[pairs[:, 1]] if self.in_truth else self.detected[pairs[:, 0]]
+
+
+def learners_key(config: TrainConfig) -> tuple[object, ...]:
+    """The settings that decide on the `Learners`: trainings that agree in them may share these."""
+    return (config.match, config.match_iou, config.cost_class, config.cost_bbox, config.cost_giou, config.roi_boxes)
+
+
+def find_learners(batch: Batch, row: int, categories: Sequence[Category], config: TrainConfig) -> Learners:
+    """Match the detections of one image with its objects, crowds and those without area left out."""
     truth, features, view = batch.ground_truth[row], batch.features, view_of(batch.infos[row], batch.views[row])
     usable: list[int] = np.flatnonzero(~truth.iscrowd & (truth.boxes_xywh[:, 2:] > 0).all(axis=1)).tolist()
     boxes_xyxy = xywh_to_xyxy(torch.from_numpy(truth.boxes_xywh))
@@ -120,11 +148,27 @@ def learning_pairs(
     detected = features.boxes[row, :n].cpu()
     if config.match == "hungarian":
         scores, found = features.scores[row, :n].cpu(), features.labels[row, :n].cpu()
-        pairs = hungarian(detected, scores, found, truth_boxes, truth_labels[usable])
+        pairs = hungarian(
+            detected,
+            scores,
+            found,
+            truth_boxes,
+            truth_labels[usable],
+            cost_class=config.cost_class,
+            cost_bbox=config.cost_bbox,
+            cost_giou=config.cost_giou,
+        )
     else:
         pairs = overlap(detected, truth_boxes, config.match_iou)
     objects = torch.tensor(usable, dtype=torch.int64)
-    return detected, torch.stack([pairs[:, 0], objects[pairs[:, 1]]], dim=1), truth_labels
+    truth_of_all = truth_boxes.new_zeros(len(truth_labels), 4).index_copy(0, objects, truth_boxes)
+    return Learners(
+        pairs=torch.stack([pairs[:, 0], objects[pairs[:, 1]]], dim=1),
+        detected=detected,
+        truth=truth_of_all,
+        truth_labels=truth_labels,
+        in_truth=config.roi_boxes == "truth",
+    )
 
 
 def _inside(view: View, box_xyxy: Tensor, points: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 """The parameter-free baseline is a dot product."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from toy import EQUAL, SMALL, random_features
 
 from pipeline.errors import PipelineError
@@ -51,6 +54,36 @@ def test_c1_adds_its_channels_only() -> None:
     features.maps["c1"].zero_()
     assert torch.allclose(moved, with_c1(features, boxes, queries).mask_logits, atol=1e-5)
     assert torch.allclose(moved, without(features, boxes, queries).mask_logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(("aligned", "ratio"), [(True, 1), (False, 2), (False, 0)])
+def test_its_sampling_is_torchvisions(aligned: bool, ratio: int) -> None:
+    features = random_features(EQUAL, [(96, 128)])
+    head = Baseline(BaselineConfig(roi=8, aligned=aligned, sampling_ratio=ratio), EQUAL)
+    boxes = boxes_in_pixels(features, [features.boxes[0]])
+    regions = torchvision.ops.roi_align(head.fused(features), boxes, 8, 0.25, ratio, aligned=aligned)
+    expected = torch.einsum("mchw,mc->mhw", regions, features.queries[0])
+    assert torch.allclose(head.predict(features)[0].mask_logits, expected, atol=1e-4)
+    default = Baseline(BaselineConfig(roi=8), EQUAL).predict(features)[0].mask_logits
+    assert (default - expected).abs().max() > 0.1
+
+
+def test_reads_the_encoder_layer_that_it_is_told() -> None:
+    layered = Widths({"c1": 8, "e8": 24, "e8_l2": 24}, {"c1": 4, "e8": 8, "e8_l2": 8}, ("e8",), query_dim=24, classes=3)
+    features = random_features(layered, [(64, 64)])
+    second = Baseline(BaselineConfig(roi=8, encoder_layer=2), layered)
+    assert second.maps_read == ("c1", "e8_l2")
+    found = second.predict(features)[0].mask_logits
+    features.maps["e8"] = features.maps["e8_l2"]
+    assert torch.equal(found, Baseline(BaselineConfig(roi=8), layered).predict(features)[0].mask_logits)
+    with pytest.raises(PipelineError, match="no maps of encoder layer 3"):
+        Baseline(BaselineConfig(encoder_layer=3), layered)
+
+
+@pytest.mark.parametrize("settings", [{"sampling_ratio": 1}, {"aligned": False}])
+def test_sampling_without_roi_align_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="go with roi_align = true"):
+        BaselineConfig(roi_align=False, **settings)
 
 
 def test_scores_follow_equation_2() -> None:

@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torchvision.ops import roi_align
 from toy import EQUAL, FINE, HDETR, SMALL, random_features
 from toy import widths as widths_of
 
 from pipeline.config import from_table
 from pipeline.errors import PipelineError
-from pipeline.heads.base import Widths
+from pipeline.heads.base import Widths, boxes_in_pixels
 from pipeline.heads.mask_frozen_detr import HeadConfig, MaskFrozenDetr
+from pipeline.heads.mask_frozen_detr.mask_scoring import MaskScoring
 
 
 def build(widths: Widths, **settings: object) -> MaskFrozenDetr:
@@ -37,6 +40,11 @@ VARIANTS: dict[str, tuple[Widths, dict[str, object]]] = {
     "segmenter": (SMALL, {"hidden": 16, "mask_head": "segmenter", "box_norm_first": True}),
     "no C1 to be had": (WITHOUT_C1, {**PLAIN, "neck": False, "c1": False}),
     "5-scale": (FINE, {"hidden": 16, "image_layers": 1}),
+    "older alignment, position on the input": (SMALL, {"hidden": 16, "aligned": False, "box_position_on": "input"}),
+    "scoring of logits that teaches": (
+        SMALL,
+        {"hidden": 16, "mask_scoring_input": "logits", "mask_scoring_gradient": True, "mask_scale": "none"},
+    ),
     "5-scale, nothing on the image": (FINE, {**PLAIN, "image_encoder": "none"}),
     "unet": (SMALL, UNET),
 }
@@ -185,3 +193,93 @@ def test_contradictions_are_refused_by_name(settings: dict[str, object], words: 
 def test_what_the_features_cannot_give_is_refused(widths: Widths, settings: dict[str, object], words: str) -> None:
     with pytest.raises(PipelineError, match=words):
         build(widths, **settings)
+
+
+BARE = {"roi": 8, "hidden": 24, "image_encoder": "none", "mask_scoring": False, "query_encoder": []}
+"""RoIAlign of C1 plus the encoder map, the box encoder and the product: no mapper, no neck."""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", ["full", "local"])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_regions_are_torchvisions_of_either_alignment(path: str, aligned: bool) -> None:
+    features = random_features(SMALL, [(96, 128)])
+    head = build(SMALL, **BARE, box_encoder="none", neck=False, neck_path=path, aligned=aligned)
+    total = F.pad(features.c1, (0, 0, 0, 0, 0, 8))
+    total = total + F.interpolate(features.maps["e16"], total.shape[2:], mode="bilinear", align_corners=False)
+    pixels = boxes_in_pixels(features, [features.boxes[0]])
+    expected = roi_align(total, pixels, 8, 0.25, 2, aligned=aligned)
+    assert torch.allclose(head.pool(features, [features.boxes[0]]), expected, atol=1e-5)
+    other = roi_align(total, pixels, 8, 0.25, 2, aligned=not aligned)
+    assert (expected - other).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_where_the_position_is_added() -> None:
+    """On the input it reaches what is read too: as if the regions held it, in a head without one."""
+    regions, queries = torch.randn(3, 24, 8, 8), torch.randn(3, 24)
+    heads = {
+        name: build(SMALL, **BARE, neck=False, **settings)
+        for name, settings in {
+            "query": {},
+            "input": {"box_position_on": "input"},
+            "none": {"box_position": "none"},
+        }.items()
+    }
+    position = heads["query"].box_encoder.position  # pyright: ignore[reportOptionalMemberAccess]
+    assert isinstance(position, torch.nn.Parameter)
+    torch.nn.init.normal_(position)
+    heads["input"].load_state_dict(heads["query"].state_dict())
+    heads["none"].load_state_dict(heads["query"].state_dict(), strict=False)
+
+    def encoded(name: str, cells: torch.Tensor) -> torch.Tensor:
+        encoder = heads[name].box_encoder
+        assert encoder is not None
+        for layer in (0, 1):
+            cells = encoder(layer, cells, queries)
+        return cells
+
+    on_input = encoded("input", regions)
+    assert torch.equal(on_input, encoded("none", regions + position.T.view(24, 8, 8)))
+    assert (on_input - encoded("query", regions)).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_logits_as_they_are_in_equation_4() -> None:
+    features = random_features(SMALL, [(96, 128)])
+    scaled, plain = (build(SMALL, **BARE, mask_scale=scale) for scale in ("attention", "none"))
+    found = [head.predict(features)[0].mask_logits for head in (scaled, plain)]
+    assert torch.allclose(found[0] * 24**0.5, found[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("teaches", [False, True])
+@pytest.mark.parametrize("given", ["probs", "logits"])
+def test_what_mask_scoring_is_given_and_teaches(given: str, teaches: bool) -> None:
+    config = from_table(
+        HeadConfig, {"hidden": 16, "roi": 8, "mask_scoring_input": given, "mask_scoring_gradient": teaches}, "test"
+    )
+    torch.manual_seed(0)
+    scoring = MaskScoring(config, 7)
+    logits, regions = (torch.randn(shape, requires_grad=True) for shape in ((3, 8, 8), (3, 16, 8, 8)))
+    iou = scoring(logits, regions)
+    seen: list[torch.Tensor] = []
+    scoring.convs[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
+    scoring(logits, regions)
+    assert torch.equal(seen[0][:, 0], logits.sigmoid() if given == "probs" else logits)
+    grads = torch.autograd.grad(iou.sum(), [logits, regions, scoring.iou.weight], allow_unused=True)
+    assert [grad is not None for grad in grads] == [teaches, teaches, True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"box_position_on": "input", "box_encoder": "swin"}, "box_position_on"),
+        ({"box_position_on": "input", "box_position": "none"}, "box_position_on"),
+        ({"mask_scale": "none", "mask_head": "segmenter"}, "mask_scale"),
+        ({"mask_scoring": False, "mask_scoring_input": "logits"}, "mask_scoring_input"),
+        ({"mask_scoring": False, "mask_scoring_gradient": True}, "mask_scoring_gradient"),
+    ],
+)
+def test_choices_of_what_is_not_there_are_refused(settings: dict[str, object], named: str) -> None:
+    with pytest.raises(PipelineError, match=named):
+        from_table(HeadConfig, settings, "test")

@@ -28,9 +28,11 @@ CASES: dict[str, tuple[Widths, dict[str, object]]] = {
     "neither, C1 wider": (WIDE_C1, {"hidden": 24, "neck": False}),
     "direct": (SMALL, {"hidden": 16, "upsample": "direct"}),
     "adaptive sampling": (SMALL, {"hidden": 16, "sampling_ratio": 0}),
+    "older alignment": (SMALL, {"hidden": 16, "aligned": False}),
     "nothing on the image": (SMALL, {"hidden": 16, "image_encoder": "none"}),
     "encoder map alone": (SMALL, {"hidden": 16, "c1": False, "neck": False}),
     "encoder map of C1's stride": (FINE, {"hidden": 16}),
+    "encoder map alone, older alignment": (SMALL, {"hidden": 16, "c1": False, "neck": False, "aligned": False}),
 }
 each_case = pytest.mark.parametrize(("widths", "settings"), CASES.values(), ids=CASES)
 SIZES = [(96, 128), (130, 70), (96, 128)]

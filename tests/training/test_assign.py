@@ -10,18 +10,35 @@ from pipeline.training.assign import focal_cost, hungarian, jitter, overlap, sam
 
 TRUTH = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.7, 0.3, 0.3]])
 LABELS = torch.tensor([4, 9])
+COSTS = {"cost_class": 2.0, "cost_bbox": 5.0, "cost_giou": 2.0}
 
 
 def test_hungarian_finds_the_boxes_on_the_objects() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.9, 0.9], [0.7, 0.7, 0.3, 0.3], [0.31, 0.3, 0.2, 0.2]])
-    pairs = hungarian(boxes, torch.full((3,), 0.5), torch.tensor([4, 9, 4]), TRUTH, LABELS)
+    pairs = hungarian(boxes, torch.full((3,), 0.5), torch.tensor([4, 9, 4]), TRUTH, LABELS, **COSTS)
     assert sorted(pairs.tolist()) == [[1, 1], [2, 0]]
 
 
 def test_hungarian_prefers_the_right_class_among_equal_boxes() -> None:
     boxes = TRUTH[:1].repeat(2, 1)
-    pairs = hungarian(boxes, torch.tensor([0.9, 0.4]), torch.tensor([8, 4]), TRUTH[:1], LABELS[:1])
+    pairs = hungarian(boxes, torch.tensor([0.9, 0.4]), torch.tensor([8, 4]), TRUTH[:1], LABELS[:1], **COSTS)
     assert pairs.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("costs", "chosen"),
+    [
+        ({"cost_class": 1.0, "cost_bbox": 0.0, "cost_giou": 0.0}, 0),
+        ({"cost_class": 0.0, "cost_bbox": 1.0, "cost_giou": 0.0}, 1),
+        ({"cost_class": 0.0, "cost_bbox": 0.0, "cost_giou": 1.0}, 2),
+    ],
+)
+def test_each_cost_alone_decides(costs: dict[str, float], chosen: int) -> None:
+    """Of a small object: a far box of its class, one of the same centre much too small, a large one that holds it."""
+    truth = torch.tensor([[0.5, 0.5, 0.1, 0.1]])
+    boxes = torch.tensor([[0.1, 0.1, 0.1, 0.1], [0.5, 0.5, 0.02, 0.02], [0.5, 0.5, 0.2, 0.2]])
+    pairs = hungarian(boxes, torch.full((3,), 0.9), torch.tensor([4, 9, 9]), truth, LABELS[:1], **costs)
+    assert pairs.tolist() == [[chosen, 0]]
 
 
 def test_focal_cost_by_hand() -> None:
@@ -37,8 +54,8 @@ def test_overlap_takes_each_box_on_an_object_and_no_other() -> None:
 
 def test_no_truth_or_no_detection_gives_no_pair() -> None:
     none, empty = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-    assert hungarian(TRUTH, torch.ones(2), LABELS, none, empty).shape == (0, 2)
-    assert hungarian(none, torch.zeros(0), empty, TRUTH, LABELS).shape == (0, 2)
+    assert hungarian(TRUTH, torch.ones(2), LABELS, none, empty, **COSTS).shape == (0, 2)
+    assert hungarian(none, torch.zeros(0), empty, TRUTH, LABELS, **COSTS).shape == (0, 2)
     assert overlap(none, TRUTH, 0.5).shape == overlap(TRUTH, none, 0.5).shape == (0, 2)
 
 

@@ -57,6 +57,7 @@ def whole_image_targets(truth: torch.Tensor) -> Targets:
         boxes=[],
         queries=[],
         labels=torch.zeros(m, dtype=torch.int64),
+        detected_labels=torch.zeros(m, dtype=torch.int64),
         areas=truth.flatten(1).sum(1).float(),
         box_areas=torch.full((m,), float(SIDE * SIDE)),
         masks=list(truth),
@@ -124,8 +125,13 @@ def test_the_whole_loss_is_mask2formers_where_the_box_is_the_image(seed: int, m:
 
 
 @UNHURRIED
-@given(seed=SEEDS, n=st.integers(1, 20), k=st.integers(1, 8))
-def test_matching_is_deformable_detrs(seed: int, n: int, k: int) -> None:
+@given(
+    seed=SEEDS,
+    n=st.integers(1, 20),
+    k=st.integers(1, 8),
+    weights=st.sampled_from([(2.0, 5.0, 2.0), (1.0, 0.0, 0.0), (4.0, 1.0, 0.5)]),
+)
+def test_matching_is_deformable_detrs(seed: int, n: int, k: int, weights: tuple[float, float, float]) -> None:
     """A detection that the cache holds has one label: to the other classes its probability is zero."""
     from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
 
@@ -134,8 +140,9 @@ def test_matching_is_deformable_detrs(seed: int, n: int, k: int) -> None:
     labels, truth_labels, scores = torch.randint(4, (n,)), torch.randint(4, (k,)), 0.01 + 0.98 * torch.rand(n)
     logits = torch.full((1, n, 4), -float("inf"))
     logits[0, torch.arange(n), labels] = scores.logit()
-    matcher = DeformableDetrHungarianMatcher(class_cost=2, bbox_cost=5, giou_cost=2)
+    costs = {"cost_class": weights[0], "cost_bbox": weights[1], "cost_giou": weights[2]}
+    matcher = DeformableDetrHungarianMatcher(class_cost=weights[0], bbox_cost=weights[1], giou_cost=weights[2])
     target = {"class_labels": truth_labels, "boxes": truth_boxes}
     ((rows, columns),) = matcher({"logits": logits, "pred_boxes": boxes[None]}, [target])
-    ours = hungarian(boxes, scores, labels, truth_boxes, truth_labels)
+    ours = hungarian(boxes, scores, labels, truth_boxes, truth_labels, **costs)
     assert sorted(ours.tolist()) == sorted(torch.stack([rows, columns], dim=1).tolist())

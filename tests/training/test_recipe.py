@@ -3,12 +3,14 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
 from pipeline.config import shipped
 from pipeline.errors import PipelineError, UsageError
 from pipeline.heads.registry import FAMILIES
+from pipeline.options import pairs
 from pipeline.training.config import TrainConfig, learning_rate
 from pipeline.training.recipe import Recipe, load_recipe, override
 
@@ -44,6 +46,33 @@ def test_defaults_are_the_papers() -> None:
     )
 
 
+def test_the_learning_rate_drops_where_and_as_far_as_it_is_told() -> None:
+    config = TrainConfig(steps=100, lr=1.0, milestones=(0.5, 0.75, 0.8), gamma=0.5)
+    assert [learning_rate(config, step) for step in (0, 49, 50, 75, 80, 99)] == [1, 1, 0.5, 0.25, 0.125, 0.125]
+    assert learning_rate(TrainConfig(steps=100, lr=1.0, milestones=()), 99) == 1
+    assert learning_rate(TrainConfig(steps=100, lr=1.0), 99) == 0.01  # 0.1 * 0.1 is more
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ({"match": "overlap", "cost_class": "1"}, "cost_class goes with match = 'hungarian'"),
+        ({"match": "overlap", "cost_bbox": "1"}, "cost_bbox goes with match = 'hungarian'"),
+        ({"match": "overlap", "cost_giou": "1"}, "cost_giou goes with match = 'hungarian'"),
+        ({"cost_class": "0", "cost_bbox": "0", "cost_giou": "0"}, "are all 0"),
+        ({"schedule": "cosine", "milestones": "[0.5]"}, "milestones goes with schedule = 'step'"),
+        ({"schedule": "cosine", "gamma": "0.5"}, "gamma goes with schedule = 'step'"),
+        ({"scoring_weight": "0", "scoring_loss": "l1"}, "scoring_loss goes with a scoring_weight"),
+        ({"milestones": "[0.5, 1.0]"}, r"milestones is \[0.5, 1.0\], expected each more than 0 to below 1"),
+        ({"loss_grid": "0"}, "loss_grid is 0, expected 1 or more"),
+        ({"cost_giou": "-1"}, "cost_giou is -1.0, expected 0 or more"),
+    ],
+)
+def test_settings_that_could_change_nothing_are_refused(words: dict[str, str], named: str) -> None:
+    with pytest.raises(PipelineError, match=named):
+        override(load_recipe("mask-frozen-detr"), words)
+
+
 def test_warmup_and_cosine() -> None:
     config = TrainConfig(steps=110, warmup=10, lr=1.0, schedule="cosine")
     assert learning_rate(config, 0) == pytest.approx(0.1)
@@ -77,6 +106,48 @@ def test_a_family_that_does_not_exist(tmp_path: Path) -> None:
 def test_json_round_trip() -> None:
     recipe = override(load_recipe("unet"), {"views": '["hflip"]', "seed": "3"})
     assert Recipe.from_json(json.loads(json.dumps(asdict(recipe)))) == recipe
+
+
+FIELDS = [
+    *((family, config, name) for family, (config, _) in FAMILIES.items() for name in config.__dataclass_fields__),
+    *(("mask-frozen-detr", TrainConfig, name) for name in TrainConfig.__dataclass_fields__),
+]
+BESIDE = {
+    ("mask-frozen-detr", "c1"): {"neck": "false"},
+    ("mask-frozen-detr", "query_modulation"): {"box_encoder": "unet"},
+    ("mask-frozen-detr", "detection_weight"): {"finetune": "all"},
+    ("mask-dino", "start"): {"denoising": "0"},
+    ("mask-dino", "residual"): {"interaction_layers": "1"},
+}
+"""What else has to be set for a field to have another value."""
+
+
+def another(hint: Any, value: Any) -> Any:
+    """A value of the type that is not this one."""
+    if isinstance(value, bool):
+        return not value
+    if get_origin(hint) is Literal:
+        return next(choice for choice in get_args(hint) if choice != value)
+    if isinstance(value, tuple):
+        kind = get_args(hint)[0]
+        if get_origin(kind) is Literal:
+            return get_args(kind)[:1]
+        return tuple(another(kind, one) for one in value) or ("orig",)
+    return (value / 2 or 0.25) if isinstance(value, float) else (2 * abs(value) or 2)
+
+
+def word(value: Any) -> str:
+    """As a person types it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@pytest.mark.parametrize(("family", "config", "name"), FIELDS, ids=[f"{f}-{c.__name__}-{n}" for f, c, n in FIELDS])
+def test_every_field_of_both_tables_can_be_set_by_a_word(family: str, config: type[Any], name: str) -> None:
+    value = another(get_type_hints(config)[name], getattr(config(), name))
+    words = pairs([f"{key}={text}" for key, text in {**BESIDE.get((family, name), {}), name: word(value)}.items()])
+    recipe = override(load_recipe(family), words)
+    assert getattr(recipe.train if config is TrainConfig else recipe.head, name) == value
+    assert value != getattr(config(), name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -91,11 +91,22 @@ def trained(cache: Path, folder: Path, *rows: dict[str, str]) -> list[dict[str, 
         {},
         {"match": "overlap", "match_iou": "0.05", "jitter": "0.2"},
         {"neck": "false"},
+        {"roi_boxes": "truth", "jitter": "0.2"},
+        {"cost_class": "0", "cost_bbox": "0.1", "aligned": "false"},
         {"micro_batch": "1"},
         {"neck_path": "auto"},
         FEW,
     ],
-    ids=["hungarian", "overlap and jitter", "no neck", "one by one", "auto", "auto, few boxes"],
+    ids=[
+        "hungarian",
+        "overlap and jitter",
+        "no neck",
+        "in the objects' boxes",
+        "other costs",
+        "one by one",
+        "auto",
+        "auto, few boxes",
+    ],
 )
 def test_the_weights_are_those_of_reading_everything(
     banded: Path,
@@ -121,6 +132,9 @@ def test_heads_of_one_pass_get_the_rows_of_all(banded: Path, tmp_path: Path, hol
     together = trained(banded, tmp_path / "both", {}, wide)
     for one, other in zip(alone, together, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
+    in_truth = {"roi_boxes": "truth"}
+    (lone,), (_, beside) = trained(banded, tmp_path / "lone", in_truth), trained(banded, tmp_path / "2", {}, in_truth)
+    assert all(torch.equal(lone[name], beside[name]) for name in lone)
     holes.clear()
     trained(banded, tmp_path / "mixed", {}, {"neck_path": "auto", "hidden": "8"})
     assert not holes  # the second may want the whole map

@@ -99,6 +99,29 @@ def test_crowds_and_empty_objects_teach_nothing(triangle: np.ndarray) -> None:
     assert only_crowd.sample(torch.zeros(0, 9, 2)).shape == (0, 9)
 
 
+def test_costs_choose_the_detection_even_where_two_trainings_share_a_batch(triangle: np.ndarray) -> None:
+    """One box is the object's, of another class; the other is of its class and elsewhere."""
+    boxes = torch.tensor([[10.0, 5.0, 40.0, 35.0], [30.0, 20.0, 55.0, 38.0]])
+    batch = batch_of(boxes, truth_of([triangle], [3]))
+    batch.features.labels[0, 0] = 1
+    for settings, query in (({}, 1), ({"cost_class": 0}, 0), ({"cost_class": 1, "cost_bbox": 50}, 0)):
+        targets = build(batch, **settings)
+        assert targets.queries[0].tolist() == [[query]]
+        assert (targets.labels.tolist(), targets.detected_labels.tolist()) == ([0], [1 - query])
+
+
+@pytest.mark.parametrize("match", ["hungarian", "overlap"])
+def test_a_mask_learnt_in_the_box_of_the_object(triangle: np.ndarray, match: str) -> None:
+    boxes = torch.tensor([[1.0, 1.0, 3.0, 3.0], [4.0, 9.0, 34.0, 39.0]])
+    batch = batch_of(boxes, truth_of([np.zeros((H, W), dtype=bool), triangle], [3, 7]))
+    for roi_boxes, (left, top) in (("detected", (4, 9)), ("truth", (10, 5))):
+        targets = build(batch, match=match, match_iou=0.1, roi_boxes=roi_boxes)
+        assert targets.queries[0].tolist() == [[1]]  # the detection's, in whichever box
+        expected = torch.from_numpy(triangle[top : top + 30, left : left + 30]).float()
+        assert torch.allclose(targets.sample(grid_points(1, 30)).view(30, 30), expected, atol=1e-4)
+        assert torch.allclose(targets.frames.float(), torch.tensor([[left, top, left + 30.0, top + 30.0]]), atol=1e-4)
+
+
 def test_image_without_objects(triangle: np.ndarray) -> None:
     targets = build(batch_of(torch.tensor([[10.0, 5.0, 40.0, 35.0]]), truth_of([], [])))
     assert len(targets) == 0

@@ -13,11 +13,12 @@ from .unet import UnetBoxEncoder
 
 
 class DeformableBoxEncoder(nn.Module):
-    """Deformable layers on the r x r grid; a learned position embedding is added to what asks only."""
+    """Deformable layers on the r x r grid; a learned position embedding is added to what asks, or to the grid."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.roi = config.roi
+        self.on_input = config.box_position_on == "input"
         self.position = None
         if config.box_position == "learned":
             self.position = nn.Parameter(torch.zeros(config.roi**2, config.hidden))
@@ -32,6 +33,8 @@ class DeformableBoxEncoder(nn.Module):
         tokens = regions.flatten(2).transpose(1, 2)
         reference = cell_centres(self.roi, self.roi, tokens.device)[None, :, None]
         position = 0.0 if self.position is None else self.position
+        if self.on_input:
+            tokens, position = (tokens + position if layer == 0 else tokens), 0.0
         tokens = self.layers[layer](tokens, position, reference, [(self.roi, self.roi)])
         return tokens.transpose(1, 2).reshape(regions.shape)
 

@@ -39,6 +39,9 @@ class HeadConfig:
     """Cells along each side of the RoI grid (Table 10)."""
     sampling_ratio: CountOrZero = 2
     """RoIAlign's samples per cell and axis; 0: as many as there are cells of the map below, box by box."""
+    aligned: bool = True
+    """Where RoIAlign takes the centre of a cell of the map to be: in its middle; else, as in its first version, half a
+    cell off."""
     box_encoder: Literal["deformable", "swin", "convnext", "unet", "none"] = "deformable"
     """What refines the features inside each box (section 3.3, Table 3). `unet` is ours, for small data."""
     box_layers: CountOrZero = 2
@@ -47,6 +50,9 @@ class HeadConfig:
     """Side of the attention windows of a `swin` box encoder, in cells."""
     box_position: Literal["learned", "none"] = "learned"
     """Position embedding of the `deformable` box encoder; the others need none."""
+    box_position_on: Literal["query", "input"] = "query"
+    """What the embedding is added to: `query`, what asks in each layer's attention; `input`, the grid itself, once
+    before the first layer, so that what is read holds it too."""
     box_norm_first: bool = False
     """Normalise before each part of the `deformable` box layers instead of after it."""
     query_encoder: tuple[Literal["o2o", "b2o", "ffn"], ...] = ("b2o", "ffn")
@@ -55,8 +61,15 @@ class HeadConfig:
     """Let the query scale and shift the channels of the U-shaped encoder's blocks. Ours, not the paper's."""
     mask_head: Literal["dot", "segmenter"] = "dot"
     """Mask logits from queries and features: their product, or that of their normalised projections (Table 14)."""
+    mask_scale: Literal["attention", "none"] = "attention"
+    """Of the logits of the `dot` product: over the square root of `hidden`, as in attention, or as they are (eq. 4),
+    which begins with logits in the tens."""
     mask_scoring: bool = True
     """Predict the mask's IoU per class (Table 12); without it the score follows eq. (2)."""
+    mask_scoring_input: Literal["probs", "logits"] = "probs"
+    """What mask scoring is given of the mask (eq. 12)."""
+    mask_scoring_gradient: bool = False
+    """Let mask scoring's loss teach the mask and the box features too, not mask scoring alone."""
     mask_bias: bool = False
     """Add a bias predicted from the query to its mask logits. Ours, not the paper's."""
     heads: Count = 8
@@ -100,5 +113,11 @@ class HeadConfig:
             raise ValueError(f"query_encoder names a layer twice: {', '.join(self.query_encoder)}")
         if self.box_position == "none" and self.box_encoder != "deformable":
             raise ValueError("box_position is a choice of box_encoder = 'deformable'; the others have no embedding")
+        if self.box_position_on != "query" and (self.box_encoder != "deformable" or self.box_position == "none"):
+            raise ValueError("box_position_on goes with box_encoder = 'deformable' and box_position = 'learned'")
         if self.box_norm_first and self.box_encoder != "deformable":
             raise ValueError("box_norm_first is a choice of box_encoder = 'deformable'")
+        if self.mask_scale != "attention" and self.mask_head != "dot":
+            raise ValueError("mask_scale goes with mask_head = 'dot': the other's logits are normalised")
+        if not self.mask_scoring and (self.mask_scoring_input != "probs" or self.mask_scoring_gradient):
+            raise ValueError("mask_scoring_input and mask_scoring_gradient go with mask_scoring = true")

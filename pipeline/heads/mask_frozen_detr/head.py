@@ -11,7 +11,7 @@ from featcache import CacheSpec, Moments
 
 from ...detectors.base import Features
 from ...errors import PipelineError
-from ...ops.roi_align import roi_align, roi_coverage
+from ...ops.roi_align import Sampling, roi_align, roi_coverage
 from ..base import (
     HeadOutput,
     MaskHead,
@@ -78,7 +78,7 @@ class MaskFrozenDetr(MaskHead):
         )
         self.mask_head = SegmenterHead(hidden) if config.mask_head == "segmenter" else None
         self.mask_bias = nn.Linear(hidden, 1) if config.mask_bias else None
-        self.scoring = MaskScoring(hidden, config.roi, widths.classes) if config.mask_scoring else None
+        self.scoring = MaskScoring(config, widths.classes) if config.mask_scoring else None
 
     def forward(self, features: Features, boxes: list[Tensor], queries: list[Tensor]) -> HeadOutput:
         """See `MaskHead.forward`."""
@@ -91,7 +91,10 @@ class MaskFrozenDetr(MaskHead):
             regions = self.box_encoder(step, regions, embeddings)
             for layer in layers:  # pyright: ignore[reportGeneralTypeIssues]
                 objects = layer(objects, regions, embeddings, counts)
-        logits = (self.mask_head or dot_product)(regions, objects)
+        if self.mask_head is not None:
+            logits = self.mask_head(regions, objects)
+        else:
+            logits = dot_product(regions, objects, scaled=self.config.mask_scale == "attention")
         if self.mask_bias is not None:
             logits = logits + self.mask_bias(objects).float()[:, :, None]
         iou = self.scoring(logits, regions).float() if self.scoring is not None else None
@@ -121,7 +124,6 @@ class MaskFrozenDetr(MaskHead):
             levels = self.image_encoder(levels)
         encoded, mapper = levels[0], self.region_mapper
         pixels = boxes_in_pixels(features, boxes)
-        r, ratio = self.config.roi, self.config.sampling_ratio
         local = self.with_c1 and self._is_local(features, features.c1, pixels, neck=self.neck is not None)
         # The mapper is linear, so it may come before the sum and before RoIAlign: fewer channels to pool. Or after
         # them: fewer cells to map, where boxes are few. Its bias comes with C1.
@@ -134,17 +136,21 @@ class MaskFrozenDetr(MaskHead):
             c1 = self._c1_on_map(features) if together else features.c1[:, :0]  # local: it only lends its grid
             sources.insert(0, (c1, self.strides["c1"]))
         upsample = "bilinear" if self.config.upsample == "exact" else "direct"
-        regions = roi_align(sources, pixels, r, sampling_ratio=ratio, upsample=upsample)
+        regions = roi_align(sources, pixels, self.config.roi, upsample=upsample, **self._sampling)
         if later:
             assert mapper is not None
             regions = mapper(regions, bias=False)
             if not self.with_c1:
                 regions = regions + mapper.bias[:, None, None] * roi_coverage(
-                    sources[0], pixels, r, sampling_ratio=ratio
+                    sources[0], pixels, self.config.roi, **self._sampling
                 ).to(regions)
         if local:
             regions = regions + self._c1_in_boxes(features, pixels)
         return F.dropout2d(regions, self.config.dropout, self.training)
+
+    @property
+    def _sampling(self) -> Sampling:
+        return {"sampling_ratio": self.config.sampling_ratio, "aligned": self.config.aligned}
 
     def _is_local(self, features: Features, values: Tensor, boxes: list[Tensor], *, neck: bool) -> bool:
         """Whether a map is pooled first and mapped then: `neck_path`. neck: the map has to pass it too."""
@@ -175,11 +181,11 @@ class MaskFrozenDetr(MaskHead):
 
     def _c1_in_boxes(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """RoIAlign of `_c1_on_map`, worked out on the cells of the boxes' grids. "m hidden r r" """
-        c1, r, ratio = (features.c1, self.strides["c1"]), self.config.roi, self.config.sampling_ratio
-        regions = roi_align([c1], boxes, r, sampling_ratio=ratio)
+        c1, r = (features.c1, self.strides["c1"]), self.config.roi
+        regions = roi_align([c1], boxes, r, **self._sampling)
         if self.neck is None and self.region_mapper is None:
             return to_width(regions, self.width)
-        coverage = roi_coverage(c1, boxes, r, sampling_ratio=ratio)
+        coverage = roi_coverage(c1, boxes, r, **self._sampling)
         with torch.autocast(regions.device.type, enabled=False):
             channel_map = self._c1_map(features)
         return channel_map.on_regions(regions, coverage, [len(rows) for rows in boxes])

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def dot_product(regions: Tensor, objects: Tensor) -> Tensor:
-    """ "m c r r", "m c" -> logits "m r r" (eq. 4), float32."""
-    # 1 / sqrt(c) as in attention: without it the first logits are in the tens and dice has no gradient
-    return torch.einsum("mchw,mc->mhw", regions.float(), objects.float()) / math.sqrt(regions.shape[1])
+def dot_product(regions: Tensor, objects: Tensor, *, scaled: bool) -> Tensor:
+    """ "m c r r", "m c" -> logits "m r r" (eq. 4), float32; scaled: over the square root of c."""
+    logits = torch.einsum("mchw,mc->mhw", regions.float(), objects.float())
+    # as in attention: without it the first logits are in the tens and dice has no gradient
+    return logits / math.sqrt(regions.shape[1]) if scaled else logits
 
 
 class SegmenterHead(nn.Module):
