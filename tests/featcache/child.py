@@ -54,21 +54,43 @@ def extract(path: Path, count: int, shard: int, views: tuple[str, ...] = ("orig"
 
 def until_step(last: int, body: Callable[..., None], *arguments: Any) -> None:
     """`body`, killed before its `last`-th step of `STEPS`, zarr's creation of arrays included."""
+
+    def killed_at(seen: int) -> None:
+        if seen >= last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    before_steps(killed_at)
+    body(*arguments)
+
+
+def count_steps(created: Any, whole: Any, *arguments: Any) -> None:
+    """`extract`; how many steps it takes until there is a cache, and in all."""
+    header: Path = arguments[0] / "zarr.json"
+
+    def count(seen: int) -> None:
+        whole.value = seen
+        if not created.value and header.exists() and b"format_version" in header.read_bytes():
+            created.value = seen
+
+    before_steps(count)
+    extract(*arguments)
+
+
+def before_steps(act: Callable[[int], None]) -> None:
+    """Call `act` before each step from now on, with its number."""
     seen = 0
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         def step(*arguments: Any, **keywords: Any) -> Any:
             nonlocal seen
             seen += 1
-            if seen >= last:
-                os.kill(os.getpid(), signal.SIGKILL)
+            act(seen)
             return call(*arguments, **keywords)
 
         return step
 
     for name in STEPS:
         setattr(os, name, counted(getattr(os, name)))
-    body(*arguments)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -43,6 +43,8 @@ def assert_equal_caches(a: Path, b: Path) -> None:
 
 WAYS = {"no shards": (1, 1), "shards of 3": (3, 1), "shards of 3, flushed together": (3, 8 << 20)}
 """Images in a file, and bytes that wait to be flushed together."""
+COUNT = 12
+"""Images: the first MEASURED_IMAGES of a view are queued together, those after them as they come."""
 
 
 @pytest.fixture(params=WAYS)
@@ -52,15 +54,24 @@ def files(request: pytest.FixtureRequest) -> tuple[int, tuple[str, ...], int]:
     return shard, VIEWS, flush_bytes
 
 
+def part_done(path: Path) -> bool:
+    """Whether some images of a view are done, and not all."""
+    try:
+        cache = Cache(path)
+    except NotACacheError:
+        return False
+    return any(0 < cache.done(view).sum() < len(cache) for view in cache.views)
+
+
 def test_killed_at_random_instants(tmp_path: Path, files: tuple[int, tuple[str, ...], int]) -> None:
-    """Real processes, SIGKILL after a random time, the same command again until it is through; 12 kills each."""
-    whole, count = tmp_path / "whole", 6
+    """Real processes, SIGKILL after a random time, the same command again until it is through; 9 kills each."""
+    whole, count = tmp_path / "whole", COUNT
     assert child.finish(child.start(child.extract, whole, count, *files)) == 0
     started = time.monotonic()
     assert child.finish(child.start(child.extract, tmp_path / "timed", count, *files)) == 0
     usual = time.monotonic() - started
     kills, caches, rng = 0, 0, random.Random(files[0])
-    while kills < 12:
+    while kills < 9:
         path = tmp_path / f"killed-{caches}"
         caches += 1
         for _ in range(3):
@@ -75,20 +86,30 @@ def test_killed_at_random_instants(tmp_path: Path, files: tuple[int, tuple[str, 
 
 
 def test_killed_at_random_steps(tmp_path: Path, files: tuple[int, tuple[str, ...], int]) -> None:
-    """Killed just before a write, rename or flush that chance picks among all of an extraction; then continued."""
-    whole, count = tmp_path / "whole", 4
+    """Killed just before a write, rename or flush that chance picks: of the creation, of what follows it; continued."""
+    whole, count, parts = tmp_path / "whole", COUNT, 0
     assert child.finish(child.start(child.extract, whole, count, *files)) == 0
+    created, last_one = steps_of_extraction(tmp_path / "counted", count, *files)
     rng = random.Random(10 + files[0])
-    for number in range(12):
+    for number in range(9):
         path = tmp_path / f"killed-{number}"
-        for steps in (300, 1000):
-            last = rng.randint(1, steps)
+        for steps in ((1, created), (created, last_one)):
+            last = rng.randint(*steps)
             code = child.finish(child.start(child.until_step, last, child.extract, path, count, *files))
             assert code in (0, -signal.SIGKILL)
             if path.exists():
                 assert_promises_kept(path)
+        parts += part_done(path)
         assert child.finish(child.start(child.extract, path, count, *files)) == 0
         assert_equal_caches(path, whole)
+    assert parts >= 2 or files[2] > 1, "hardly one was killed between two images"
+
+
+def steps_of_extraction(path: Path, *arguments: Any) -> tuple[int, int]:
+    """How many of `child.STEPS` an extraction takes until the cache is made, and in all."""
+    created, whole = child.CONTEXT.Value("q", 0), child.CONTEXT.Value("q", 0)
+    assert child.finish(child.start(child.count_steps, created, whole, path, *arguments)) == 0
+    return created.value, whole.value
 
 
 @pytest.mark.parametrize("change", ["copy", "merge", "prune"])
