@@ -85,6 +85,14 @@ def test_parts_of_the_default_head_by_hand() -> None:
     assert parts["roi_align"].macs == BOXES * ROI * d * 17 + 4 * CELLS_C1 * d
 
 
+@pytest.mark.parametrize("head", ["baseline", "mask-frozen-detr"])
+def test_samples_of_roi_align_are_counted(head: str) -> None:
+    """Each of the bins' samples is a sum of four products for each channel, of the mean image's 100 boxes."""
+    one, two = (main(head=head, settings={"sampling_ratio": ratio}).parts["roi_align"].macs for ratio in (1, 2))
+    channels = 256 if head == "baseline" else 128
+    assert two - one == BOXES * ROI * channels * 4 * (4 - 1)
+
+
 def test_convnext_by_hand() -> None:
     part = default_head(("image_encoder", "convnext"), ("image_layers", "1")).parts["image_encoder"]
     assert part.macs == CELLS_E8 * (49 * 256 + 8 * 256 * 256)
