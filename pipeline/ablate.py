@@ -12,7 +12,7 @@ from .data.sources import Cached
 from .describe import Inputs, describe
 from .errors import PipelineError
 from .evaluation import evaluate_together
-from .files import whole_file
+from .files import check_folder, whole_file
 from .heads.registry import build_head
 from .training.ablation import Ablation, Row
 from .training.checkpoint import HEAD, check_claim, check_features, claim_run, save_tensors
@@ -29,6 +29,9 @@ class Outcome:
 
     ablation: Ablation
     members: list[Member]
+    source: Cached
+    judge: Cached
+    """What the heads are evaluated on."""
     metrics: dict[Path, dict[str, Any]] = field(default_factory=dict[Path, dict[str, Any]])
     """By run directory."""
     failures: dict[Path, str] = field(default_factory=dict[Path, str])
@@ -73,16 +76,14 @@ def main(
     left out, and without that the ones they learnt from. steps: a number, or a share such as `5%` of each row's own.
     settings: fields of the heads or their training, for all rows that know them; they win over the rows.
     """
-    source = Cached(cache, device)
-    outcome = Outcome(*plan(ablation, source, out, steps=steps, seeds=seeds, settings=settings or {}))
-    members, judge = outcome.members, Cached(val_cache, device) if val_cache is not None else source
+    outcome = planned(
+        ablation=ablation, cache=cache, out=out, val_cache=val_cache, steps=steps, seeds=seeds, settings=settings,
+        device=device,
+    )  # fmt: skip
+    source, judge, members = outcome.source, outcome.judge, outcome.members
     for member in members:
-        if judge is not source:
-            check_features(member.run, judge.cache.spec, f"cache {judge.cache.path}")
         if member.problem:
             outcome.fail(member.folder, PipelineError(member.problem))
-        else:
-            check_claim(member.folder, member.run)
     for order in groups(members):
         check_order(order, source)
     for member in members:
@@ -97,6 +98,35 @@ def main(
         ]
         outcome.metrics |= evaluate_together(judge, runs, holdout=holdout, drop=outcome.fail)
     _write_report(outcome, source, judge, out)
+    return outcome
+
+
+def planned(
+    *,
+    ablation: str,
+    cache: Path,
+    out: Path,
+    val_cache: Path | None = None,
+    steps: str | None = None,
+    seeds: Sequence[int] = (),
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Outcome:
+    """What `main` with the same arguments would train and evaluate on what; nothing is trained or written.
+
+    Raises PipelineError where a run directory has another training, or the caches have features of two detectors.
+    """
+    check_folder(out, "--out")
+    source = Cached(cache, device)
+    judge = Cached(val_cache, device) if val_cache is not None else source
+    outcome = Outcome(
+        *plan(ablation, source, out, steps=steps, seeds=seeds, settings=settings or {}), source=source, judge=judge
+    )
+    for member in outcome.members:
+        if judge is not source:
+            check_features(member.run, judge.cache.spec, f"cache {judge.cache.path}")
+        if not member.problem:
+            check_claim(member.folder, member.run)
     return outcome
 
 

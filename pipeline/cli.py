@@ -12,7 +12,7 @@ from . import cli_about, cli_results
 from .cli_errors import ErrorGroup
 from .data.views import KNOWN as KNOWN_VIEWS
 from .errors import UsageError
-from .options import CacheDir, Detector, Device, RunDir, Weights, names, pairs, seed
+from .options import CacheDir, Detector, Device, RunDir, Weights, check_once, names, pairs, seed
 
 app = typer.Typer(
     cls=ErrorGroup,
@@ -146,8 +146,6 @@ def train(
     """
     from . import train as stage
 
-    options = {"steps": steps, "batch_size": batch_size, "seed": seed}
-    given = {key: str(value) for key, value in options.items() if value is not None}
     inputs = stage.live_inputs(live, cache, detector, weights, images, annotations)
     print(
         stage.main(
@@ -155,7 +153,7 @@ def train(
             live=inputs,
             head=head,
             run=run,
-            settings={**pairs(settings or []), **given},
+            settings=pairs(settings, steps=steps, batch_size=batch_size, seed=seed),
             device=device,
             val_cache=val_cache,
         )
@@ -207,7 +205,8 @@ def evaluate(
     segment_quality.json. Boundary AP where faster-coco-eval is installed.
 
     --json prints metrics.json: segm and bbox, own_bbox and boundary where there are any, each with AP AP50 AP75 APs APm
-    APl AR1 AR10 AR100 ARs ARm ARl (percent, null where undefined); mask_iou, matched, images; layers with --per-layer.
+    APl AR1 AR10 AR100 ARs ARm ARl (percent, null where undefined); mask_iou, matched, images; classes with --per-class,
+    layers with --per-layer.
 
     \b
     Example:
@@ -234,7 +233,8 @@ def evaluate(
     if sheet is not None:
         cases.main(cache=cache, run=run, out=sheet)
     if as_json:
-        print_json({**metrics, **({"layers": layers} if per_layer else {})})
+        more = {"classes": stage.classes(run)} if per_class else {}
+        print_json({**metrics, **more, **({"layers": layers} if per_layer else {})})
         return
     print(_table(metrics))
     print(stage.lost_in_words(run))
@@ -275,22 +275,21 @@ def ablate(
     python -m pipeline ablate table02 --cache train --val-cache val --out ablations/table02 --steps 5% --seeds 0,1,2
     """
     from . import ablate as stage
-    from .data.sources import Cached
-    from .training.plan import overview, plan
+    from .training.plan import overview
 
-    given = {**pairs(settings or []), **({} if batch_size is None else {"batch_size": str(batch_size)})}
-    numbers = [seed(word) for word in seeds.split(",")] if seeds else []
+    given = pairs(settings, batch_size=batch_size)
+    check_once(given, steps=steps, seeds=seeds)
+    arguments: dict[str, Any] = {
+        "ablation": ablation, "cache": cache, "out": out, "val_cache": val_cache, "steps": steps,
+        "seeds": [seed(word) for word in seeds.split(",")] if seeds else [], "settings": given, "device": device,
+    }  # fmt: skip
     if dry_run:
-        planned = plan(ablation, Cached(cache, device), out, steps=steps, seeds=numbers, settings=given)
-        table, lines = overview(planned[1])
+        table, lines = overview(stage.planned(**arguments).members)
         print_table(table)
         for line in lines:
             print(line)
         return
-    outcome = stage.main(
-        ablation=ablation, cache=cache, out=out, val_cache=val_cache, steps=steps, seeds=numbers, settings=given,
-        device=device,
-    )  # fmt: skip
+    outcome = stage.main(**arguments)
     print(outcome.table, end="")
     outcome.check()
 

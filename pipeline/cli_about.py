@@ -112,7 +112,7 @@ def describe(
         else:
             print_table(stage.comparison(rows))
     elif head is not None:
-        changes = pairs(settings or [])
+        changes = pairs(settings)
         found = stage.main(head=head, settings=changes, detector=detector, weights=weights, cache=cache)
         if as_json:
             print_json(found)

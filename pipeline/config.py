@@ -1,6 +1,7 @@
 """TOML files -> frozen dataclasses. An unknown key, a wrong type or a contradiction is an error naming file and key."""
 
 import dataclasses
+import json
 import tomllib
 import types
 import typing
@@ -76,6 +77,10 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise PipelineError(f"{where} has {len(value)} values, expected {len(kinds)}")
         return tuple(
             _value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
+    if origin is tuple and not isinstance(value, tuple):
+        raise PipelineError(
+            f"{where} is {value!r}, expected a list", f"in brackets: [{json.dumps(value, default=str)}]"
         )
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

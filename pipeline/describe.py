@@ -24,6 +24,7 @@ from .data.sources import Cached
 from .data.transforms import Transform
 from .detectors.base import Features
 from .detectors.registry import CARD, HF, build_detector, detector_table
+from .errors import UsageError
 from .heads.base import MaskHead, Widths
 from .heads.mask_frozen_detr import MaskFrozenDetr
 from .heads.registry import build_head
@@ -133,7 +134,11 @@ def comparison(rows: Sequence[tuple[Description, Mapping[str, float]]]) -> list[
 
 
 def _inputs(detector: str, weights: Path | None, cache: Path | None) -> Inputs:
-    return detector_inputs(detector, weights) if cache is None else Inputs.of_cache(Cached(cache).cache.spec)
+    if cache is None:
+        return detector_inputs(detector, weights)
+    if weights is not None:
+        raise UsageError("the cache tells the widths already", "leave out --weights")
+    return Inputs.of_cache(Cached(cache).cache.spec)
 
 
 def describe(recipe: Recipe, inputs: Inputs) -> Description:
@@ -162,6 +167,8 @@ def detector_inputs(name_or_file: str, weights: Path | None = None) -> Inputs:
     if not name_or_file.startswith(HF):
         table, file = detector_table(name_or_file)
         if table["kind"] in ("hdetr", "dino"):
+            if weights is not None:
+                raise UsageError(f"the TOML of '{name_or_file}' tells the widths already", "leave out --weights")
             return _native_inputs({key: value for key, value in table.items() if key not in CARD}, file)
     detector = build_detector(name_or_file, weights)
     return Inputs(

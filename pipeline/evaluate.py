@@ -18,6 +18,7 @@ from .evaluation import (
     evaluation_identity,
     images_to_evaluate,
 )
+from .files import check_folder
 from .heads.base import Masks, Widths
 from .masks.coco_eval import PER_CLASS
 from .masks.references import box_logits, oracle_logits
@@ -62,6 +63,7 @@ def main(
     views: masks are means over these views of the cache, or `all`, and its first view, which gives boxes, labels and
     detection scores: each mask over the views that show its detection whole (`heads/looks.py`).
     """
+    check_folder(run, "--run")
     if reference:
         _check_reference(reference, run, force=force, best=best, views=views)
     source = Cached(cache, device)
@@ -94,9 +96,14 @@ def lost_in_words(run: Path) -> str:
     return f"AP gained if made perfect: {', '.join(gains)}" if gains else ""
 
 
+def classes(run: Path) -> list[dict[str, Any]]:
+    """metrics/per_class.json of the last evaluation."""
+    return json.loads((run / DETAILS / "per_class.json").read_text())
+
+
 def class_table(run: Path) -> list[dict[str, str]]:
     """metrics/per_class.json of the last evaluation for a person: classes that have objects, best masks first."""
-    rows = [row for row in json.loads((run / DETAILS / "per_class.json").read_text()) if row["objects"]]
+    rows = [row for row in classes(run) if row["objects"]]
     rows.sort(key=lambda row: -row["segm"]["AP"])
     figures = [
         (f"{words} {name}", kind, name) for kind, words in (("segm", "mask"), ("bbox", "box")) for name in PER_CLASS

@@ -22,6 +22,7 @@ from .data.views import check_view
 from .detectors.base import Features, FrozenDetector, source_of
 from .detectors.registry import absolute_name, build_detector
 from .errors import PipelineError, UsageError
+from .files import check_folder
 from .interrupt import noted_interrupt
 
 Codec = Literal["uint8", "fp16", "none"]
@@ -82,6 +83,9 @@ def main(
     for view in views:
         check_view(view)
     check_max_error(codec, max_error)
+    check_folder(cache, "--cache")
+    if panoptic_images is not None and panoptic is None:
+        raise UsageError("--panoptic-images goes with --panoptic, which tells what is in them", "add --panoptic JSON")
     model = build_detector(detector, weights, device=device)
     coco = load_coco(annotations, images, limit)
     check_categories(model, coco)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from .errors import UsageError
+
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[IO[bytes]]:
@@ -46,6 +48,12 @@ class JsonList:
         """Leave nothing of it."""
         self._stream.close()
         self._part.unlink()
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Raise UsageError where what an option names as a directory is something else."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file, not a directory", f"give another {option}")
 
 
 def write_json(file: Path, content: Any, indent: int | None = None) -> None:

@@ -1,5 +1,6 @@
 """Options that several commands share, and how KEY=VALUE words and lists are read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -36,12 +37,33 @@ def names(words: str) -> list[str]:
     return [word.strip() for word in words.split(",")] if words else []
 
 
-def pairs(settings: list[str]) -> dict[str, str]:
-    """`key=value` words as a table."""
-    for word in settings:
-        if "=" not in word:
+def pairs(settings: list[str] | None, **options: object) -> dict[str, str]:
+    """`key=value` words as a table, with the options that stand for some of them; those that are None say nothing.
+
+    Raises UsageError for a key that is given twice.
+    """
+    table: dict[str, str] = {}
+    for word in settings or []:
+        key, equals, value = word.partition("=")
+        if not equals:
             raise UsageError(f"'{word}' is not KEY=VALUE", "such as lr=3e-4")
-    return {key: value for key, _, value in (word.partition("=") for word in settings)}
+        if key in table:
+            raise UsageError(f"{key} is given twice: {table[key]} and {value}", "leave one of them out")
+        table[key] = value
+    for key, value in options.items():
+        if value is not None and key in table:
+            option = f"--{key.replace('_', '-')} {value}"
+            raise UsageError(f"{key} is given twice: {option} and {key}={table[key]}", "leave one of them out")
+        if value is not None:
+            table[key] = str(value)
+    return table
+
+
+def check_once(table: Mapping[str, str], *, steps: str | None, seeds: str | None) -> None:
+    """Raise UsageError for a setting that an option of `ablate` gives in other words too."""
+    for key, option, value in (("steps", "--steps", steps), ("seed", "--seeds", seeds)):
+        if value is not None and key in table:
+            raise UsageError(f"{key} is given twice: {option} {value} and {key}={table[key]}", "leave one of them out")
 
 
 def seed(word: str) -> int:

@@ -16,7 +16,7 @@ from .data.transforms import view_to_original
 from .data.views import check_view
 from .detectors.base import Features, FrozenDetector, source_of
 from .detectors.registry import build_detector
-from .files import write_json
+from .files import check_folder, write_json
 from .heads.base import MaskHead, Masks
 from .heads.looks import looks, predict_looks
 from .masks import rle
@@ -56,6 +56,7 @@ def main(
     """
     for view in views:
         check_view(view)
+    check_folder(out, "--out")
     files = find_images(images)
     model = build_detector(detector, weights, device=device)
     head, trained = load_head(run, device)

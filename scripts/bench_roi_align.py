@@ -6,9 +6,10 @@
 
 Every row reads the same boxes of one image, in the memory order it likes best: ours channels-last, the others not.
 Rounds visit the rows in random order; times are medians. Each row's output and gradient are first compared with the
-reference in plain PyTorch; a row that is wrong ends the run with status 1. `share` is the least traffic a forward pass
-can have (output written once, each map cell under a box read once) over its time, as a part of the bandwidth of a plain
-copy.
+reference in plain PyTorch; a row that is wrong ends the run with status 1. `MB` is the least traffic that a pass can
+have, not what a row moves: forward, each map cell under a box read once and the output written once; backward, the
+gradient of the output read once and that of each map, all of its cells, written once. `share` is that over the time, as
+a part of the bandwidth of a plain copy.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from pipeline.ops.roi_align import roi_align
 STRIDES = (4, 8)
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}  # of values up to about 5
 CALLS = {"cuda": 10, "cpu": 2}  # in one timing
+COLUMNS = ("error", "forward ms", "x", "MB", "share", "forward + backward ms", "x", "MB", "share")
 
 
 @dataclass
@@ -66,15 +68,15 @@ def main() -> None:
         errors = {row.name: _error(row, device) for row in rows}
         times = _measure(rows, options.rounds, device)
         base = {back: statistics.median(times[rows[0].name, back]) for back in (False, True)}
-        print(f"\n{count} boxes\n| | error | forward ms | x | share | forward + backward ms | x |\n|{'---|' * 7}")
+        print(f"\n{count} boxes\n| {' | '.join(['', *COLUMNS])} |\n|{'---|' * (1 + len(COLUMNS))}")
         for row in rows:
-            forward = statistics.median(times[row.name, False])
-            cells = [f"{errors[row.name]:.1e}", f"{forward:.3f}", f"{base[False] / forward:.2f}"]
-            cells.append(f"{_least_bytes(row) / (forward / 1e3) / bandwidth:.0%}")
-            if row.backward:
-                both = statistics.median(times[row.name, True])
-                cells += [f"{both:.3f}", f"{base[True] / both:.2f}"]
-            print(f"| {row.name} | {' | '.join([*cells, '', ''][:6])} |")
+            cells = [f"{errors[row.name]:.1e}"]
+            for backward in (False, True) if row.backward else (False,):
+                taken, moved = statistics.median(times[row.name, backward]), least_bytes(row, backward)
+                cells += [f"{taken:.3f}", f"{base[backward] / taken:.2f}", f"{moved / 1e6:.3f}"]
+                cells.append(f"{moved / (taken / 1e3) / bandwidth:.0%}")
+            cells += [""] * (len(COLUMNS) - len(cells))
+            print(f"| {row.name} | {' | '.join(cells)} |")
             if not errors[row.name] <= TOLERANCE[row.expected.dtype]:
                 print(f"{row.name}: differs from the reference by {errors[row.name]:.2e}", file=sys.stderr)
                 wrong += 1
@@ -194,8 +196,11 @@ def _stored(values: Tensor, stride: int) -> Level:
     return Level(codes.contiguous(memory_format=torch.channels_last), stride, None, scale, low)
 
 
-def _least_bytes(row: Row) -> float:
-    return row.read + row.expected.numel() * row.expected.element_size()
+def least_bytes(row: Row, backward: bool) -> float:
+    """What a forward pass, or one with the backward pass after it, must move at least: see the top of the file."""
+    output = row.expected.numel() * row.expected.element_size()
+    gradients = sum(one.numel() * one.element_size() for one in row.maps)
+    return row.read + output + (output + gradients) * backward
 
 
 def _error(row: Row, device: torch.device) -> float:

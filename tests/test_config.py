@@ -49,6 +49,7 @@ def test_tables_become_dataclasses() -> None:
         ({"name": 3}, "f.toml: name is 3, expected str", ""),
         ({"flag": 1}, "f.toml: flag is 1, expected bool", ""),
         ({"inner": {"size": True}}, "f.toml: inner: size is True, expected int", ""),
+        ({"pair": "x"}, "f.toml: pair is 'x', expected a list", 'in brackets: ["x"]'),
         ({"pair": [1]}, "f.toml: pair has 1 values, expected 2", ""),
         ({"many": [{"size": 1}, {"size": "a"}]}, r"f.toml: many\[1\]: size is 'a', expected int", ""),
         ({"mode": "c"}, "f.toml: mode is 'c'", "one of: a, b"),

@@ -125,6 +125,9 @@ def test_keys_of_json_stay_as_scripts_know_them(tiny: Tiny, tmp_path: Path) -> N
     boundary = ["boundary"] if boundary_known() else []
     assert [*metrics] == ["segm", "bbox", *boundary, "mask_iou", "matched", "images"]
     assert [*metrics["segm"]] == [*metrics["bbox"]] == FIGURES
+    words = ("evaluate", "--cache", tmp_path / "c", "--run", tmp_path / "r", "--reference", "box")
+    classes = json.loads((tmp_path / "r" / "metrics" / "per_class.json").read_text())
+    assert json.loads(call(*words, "--json", "--per-class").stdout) == {**metrics, "classes": classes}
     cost = json.loads(call("describe", "--head", "unet", "--detector", "hdetr-r50", "--json").stdout)
     assert [*cost] == ["name", "params", "macs", "parts"]
     assert [*cost["parts"]["roi_align"]] == ["params", "macs"]

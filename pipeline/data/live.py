@@ -16,6 +16,7 @@ from featcache.errors import CacheError
 from ..detectors.base import Features, FrozenDetector, LearningDetector
 from ..detectors.hdetr import Decoded
 from .coco import Category, CocoSet, read_image
+from .images import UnreadableImageError
 from .sources import Batch, Pair, Stream, collate
 
 
@@ -62,7 +63,12 @@ class Live:
     def read(self, pair: Pair) -> Tensor:
         """The network input of an image, "3 h w"."""
         index, view = pair
-        return self.detector.transform(read_image(self.coco, index), self.coco.view(index, view))
+        try:
+            image = read_image(self.coco, index)
+        except UnreadableImageError as error:
+            hint = "repair it, or take it out of --annotations; `extract` leaves such images out and says which"
+            raise UnreadableImageError(error.message, hint) from None
+        return self.detector.transform(image, self.coco.view(index, view))
 
     def compute(self, pairs: Sequence[Pair], inputs: Sequence[Tensor], levels: Sequence[str] | None = None) -> Batch:
         """The batch of these network inputs, laid out as one from a cache that is asked for `levels`."""

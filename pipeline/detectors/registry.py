@@ -57,7 +57,7 @@ def detector_table(name_or_file: str) -> tuple[Mapping[str, Any], Path]:
             if close
             else "`python -m pipeline detectors` lists them; a TOML file of your own and hf:DIR work too"
         )
-        raise PipelineError(f"unknown detector '{name_or_file}'", hint)
+        raise UsageError(f"unknown detector '{name_or_file}'", hint)
     table = read_toml(file)
     kind = table.get("kind")
     if kind not in KINDS:

@@ -23,7 +23,7 @@ from featcache import CacheSpec
 
 from ..data.panoptic import CATEGORIES, SegmentClass
 from ..errors import PipelineError
-from ..files import whole_file, write_json
+from ..files import check_folder, whole_file, write_json
 from ..heads.base import MaskHead, Widths
 from ..heads.registry import build_head
 from .recipe import Recipe
@@ -72,8 +72,7 @@ def claim_run(folder: Path, run: Run) -> None:
 def check_claim(folder: Path, run: Run) -> None:
     """Raise PipelineError where the folder holds a run of another training, naming what differs; writes nothing."""
     if not (folder / CONFIG).exists():
-        if folder.exists() and not folder.is_dir():
-            raise PipelineError(f"{folder} is a file, not a directory", "give another --run")
+        check_folder(folder, "--run")
         return
     differing = differences(read_run(folder), run)
     if differing:

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from ..config import from_table, read_toml, shipped
 from ..errors import UsageError, nearest
@@ -61,10 +61,11 @@ def load_recipe(name_or_file: str) -> Recipe:
 def override(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
     """With other settings, a key being a field of the head or of its training.
 
-    Strings are read as the `key=value` words of a command line are; other values, of a caller in Python, are taken as
-    they are.
+    Strings are read as the `key=value` words of a command line are, a list also as `views=orig,hflip`; other values, of
+    a caller in Python, are taken as they are.
     """
-    values = {key: _value(text) if isinstance(text, str) else text for key, text in assignments.items()}
+    hints = get_type_hints(TrainConfig) | get_type_hints(type(recipe.head))
+    values = {key: _value(text, hints.get(key)) if isinstance(text, str) else text for key, text in assignments.items()}
     return change(recipe, values, "the command line")
 
 
@@ -100,11 +101,13 @@ def _parse(name: str, table: Mapping[str, Any], where: str) -> Recipe:
     )
 
 
-def _value(text: str) -> Any:
-    """A TOML value; what is none is a string, so that `amp=bf16` needs no quotes."""
+def _value(text: str, hint: Any = None) -> Any:
+    """A TOML value; what is none is a string, so that `amp=bf16` needs no quotes, or for a list its members."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
+        if get_origin(hint) is tuple and not text.startswith("["):
+            return [_value(word.strip()) for word in text.split(",") if word.strip()]
         return text
 
 

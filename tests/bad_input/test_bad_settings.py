@@ -95,6 +95,9 @@ def test_misuse_ends_with_2_and_says_what_was_meant(world: World) -> None:
     told(world.extract(world.new, "--device", "gpu"), "unknown device 'gpu'", "cpu, cuda or cuda:N", 2)
     message = "max-error 0.01 is of codec uint8, and the codec here is fp16"
     told(world.extract(world.new, "--codec", "fp16", "--max-error", 0.01), message, "leave --max-error out", 2)
+    told(world.extract(world.new, "--detector", "hdetr-r5"), "unknown detector 'hdetr-r5'", "did you mean", 2)
+    message = "--panoptic-images goes with --panoptic"
+    told(world.extract(world.new, "--panoptic-images", world.tiny.images), message, "add --panoptic JSON", 2)
     told(world.extract(world.new, "--shard", "3/2"), "shard is '3/2'", "expected I/N", status=2)
     told(
         call("featcache", "ls", world.cache, "--sort", "widht"), "there is no field 'widht'", "did you mean 'width'?", 2
@@ -102,6 +105,39 @@ def test_misuse_ends_with_2_and_says_what_was_meant(world: World) -> None:
     assert call("pipeline", "extract").exit_code == 2
     assert call("featcache", "verify", world.cache, "--images", "one").exit_code == 2
     assert not world.new.exists()
+
+
+def test_what_is_given_twice_is_refused(world: World) -> None:
+    twice = "leave one of them out"
+    told(world.train(world.cache, "steps=7"), "steps is given twice: --steps 2 and steps=7", twice, 2)
+    told(world.train(world.cache, "batch_size=7"), "batch_size is given twice: --batch-size 8 and", twice, 2)
+    told(world.train(world.cache, "lr=1", "lr=2"), "lr is given twice: 1 and 2", twice, 2)
+    words = ("pipeline", "ablate", "table05", "--cache", world.cache, "--out", world.new, "--dry-run")
+    told(call(*words, "--steps", 2, "steps=9"), "steps is given twice: --steps 2 and steps=9", twice, 2)
+    told(call(*words, "--seeds", "0,1", "seed=9"), "seed is given twice: --seeds 0,1 and seed=9", twice, 2)
+
+
+def test_an_option_that_would_say_nothing_is_refused(world: World) -> None:
+    described = call("pipeline", "describe", "--head", "unet", "--weights", world.folder("none"))
+    told(described, "the TOML of 'hdetr-r50' tells the widths already", "leave out --weights", 2)
+    described = call("pipeline", "describe", "--head", "unet", "--weights", "x", "--cache", world.cache)
+    told(described, "the cache tells the widths already", "leave out --weights", 2)
+    words = ("pipeline", "ablate", "table05", "--cache", world.cache, "--out", world.new, "--dry-run")
+    told(call(*words, "--val-cache", world.folder("none")), f"no cache at {world.folder('none')}")
+
+
+def test_a_file_where_a_directory_belongs_is_told(world: World) -> None:
+    file = world.folder("file")
+    file.write_text("not a directory")
+    message = f"{file} is a file, not a directory"
+    told(world.extract(file), message, "give another --cache", 2)
+    source = [f"--{name}={world.tiny.arguments[name]}" for name in ("detector", "weights", "images")]
+    told(call("pipeline", "predict", *source, "--run", world.run, "--out", file), message, "give another --out", 2)
+    run = ("pipeline", "evaluate", "--cache", world.cache, "--run", file)
+    told(call(*run, "--reference", "box"), message, "give another --run", 2)
+    ablated = call("pipeline", "ablate", "table05", "--cache", world.cache, "--out", file)
+    told(ablated, message, "give another --out", 2)
+    assert file.read_text() == "not a directory"
 
 
 @pytest.mark.parametrize("program", ["pipeline", "featcache"])

@@ -61,6 +61,26 @@ def test_every_row_of_a_gpu_is_right(
     assert set(scripted) == {False, True}
 
 
+def test_a_row_tells_the_least_bytes_and_their_share_both_ways(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One map of 2 channels and 4 x 4 cells, of which the boxes cover 3; an output of 2 x 3 x 3, all of float32."""
+    row = bench_roi_align.Row("a", lambda one: one, [torch.zeros(1, 2, 4, 4)], 3 * 2 * 4, torch.zeros(1, 2, 3, 3))
+    assert bench_roi_align.least_bytes(row, backward=False) == 3 * 2 * 4 + 18 * 4
+    assert bench_roi_align.least_bytes(row, backward=True) == 3 * 2 * 4 + 18 * 4 + 18 * 4 + 32 * 4
+    monkeypatch.setattr(sys, "argv", ["bench_roi_align.py", *SMALL])
+    monkeypatch.setitem(bench_roi_align.CALLS, "cpu", 1)
+    with pytest.raises(SystemExit):
+        bench_roi_align.main()
+    lines = [line.split("|")[2:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    names, *rows = [[cell.strip() for cell in line] for line in lines]
+    assert names == list(bench_roi_align.COLUMNS)
+    for cells in rows:
+        assert 0 < float(cells[3]) < float(cells[7])
+        assert cells[4].endswith("%")
+        assert cells[8].endswith("%")
+
+
 def test_a_wrong_row_ends_with_status_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pool = roi_align_reference.pool
     monkeypatch.setattr(roi_align_reference, "pool", lambda *arguments: pool(*arguments) + 0.1)

@@ -171,3 +171,13 @@ def test_a_run_of_before_reads_as_it_was_trained(tmp_path: Path) -> None:
     file.write_text('family = "mask-frozen-detr"\n[head]\npoints = 2\n')
     with pytest.raises(PipelineError, match=r"unknown key 'points'[\s\S]*'sampling_points'"):
         load_recipe(str(file))
+
+
+def test_a_list_needs_no_brackets_on_the_command_line() -> None:
+    words = {"views": "orig, hflip", "query_encoder": "ffn", "betas": "0.8,0.9"}
+    recipe = override(load_recipe("mask-frozen-detr"), words)
+    assert (recipe.train.views, recipe.head.query_encoder) == (("orig", "hflip"), ("ffn",))
+    assert recipe.train.betas == (0.8, 0.9)
+    assert override(load_recipe("mask-frozen-detr"), {"query_encoder": ""}).head.query_encoder == ()
+    with pytest.raises(PipelineError, match="betas is 1, expected a list"):
+        override(load_recipe("mask-frozen-detr"), {"betas": "1"})
