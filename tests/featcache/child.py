@@ -52,6 +52,20 @@ def extract(path: Path, count: int, shard: int, views: tuple[str, ...] = ("orig"
                 writer.put(index, view, **make_features(index, view))
 
 
+def until_image(
+    done: int, path: Path, count: int, shard: int, views: tuple[str, ...] = ("orig",), flush_bytes: int = 1
+) -> None:
+    """`extract`, killed with so many images of the first view on disk and the next one handed in."""
+    torch.set_num_threads(1)
+    tables = make_spec(views=views), make_images(count), make_truth(count)
+    with CacheWriter(path, *tables, shard=shard, flush_bytes=flush_bytes) as writer:
+        for index in range(done):
+            writer.put(index, views[0], **make_features(index, views[0]))
+        writer.flush()
+        writer.put(done, views[0], **make_features(done, views[0]))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def until_step(last: int, body: Callable[..., None], *arguments: Any) -> None:
     """`body`, killed before its `last`-th step of `STEPS`, zarr's creation of arrays included."""
 
