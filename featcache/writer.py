@@ -248,13 +248,16 @@ class CacheWriter:
             records, stopping = self._take()
             try:
                 if self._error is None:
-                    with full_disk_is_clear(self.path):
-                        groups = [group for record in records for group in self._collect(record)]
-                        self._committer.commit(groups)
+                    self._write(records)
             except BaseException as error:  # raised to the caller by the next put, flush or close
                 self._error = error
             for _ in records:
                 self._queue.task_done()
+            records.clear()  # they would stay in memory while this thread waits for the next
+
+    def _write(self, records: Sequence[Record]) -> None:
+        with full_disk_is_clear(self.path):
+            self._committer.commit([group for record in records for group in self._collect(record)])
 
     def _take(self) -> tuple[list[Record], bool]:
         """The next record and those that already wait behind it, and whether this thread is asked to stop."""

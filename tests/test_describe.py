@@ -189,7 +189,7 @@ def test_the_tables_for_people() -> None:
         (("--ablation", "table01", "roi=8"), 2, "give --head with them"),
         (("--head", "unet", "--cache", "c", "--detector", "d"), 2, "give --cache or --detector"),
         (("--head", "unnet"), 2, "did you mean 'unet'?"),
-        (("--head", "unet", "--detector", "hdetr-r5"), 1, "did you mean 'hdetr-r50'?"),
+        (("--head", "unet", "--detector", "hdetr-r5"), 2, "did you mean 'hdetr-r50'?"),
         (("--head", "unet", "--detector", "deimv2-femto"), 1, "--weights FILE"),
         (("--head", "mask-frozen-detr", "c1=false"), 1, "neck = false"),
     ],
