@@ -15,7 +15,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from safetensors.torch import save_file
 
 from pipeline import extract
 from pipeline.config import from_table
+from pipeline.data.live import Live
 from pipeline.data.sources import Batch, Cached, FeatureSource
+from pipeline.detectors.base import LearningDetector
 from pipeline.detectors.classes import column_ids
 from pipeline.detectors.native import NativeConfig, build_network
 from pipeline.detectors.registry import CARD, detector_table
@@ -62,6 +64,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--codec", default="uint8")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--finetune", choices=("transformer", "all"), help="a live step in which the detector learns too"
+    )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="fields of the head or its training")
     options = parser.parse_args()
     settings = dict(word.split("=", 1) for word in options.settings)
@@ -75,32 +80,36 @@ def main() -> None:
         cache = extract.main(
             **vars(inputs), cache=folder / "cache", codec=options.codec, batch_size=1, device=options.device
         )
-        sources: dict[str, FeatureSource] = {
-            "live": open_live(inputs, recipe, options.device),
-            "cached": Cached(cache, options.device),
+        ways: dict[str, tuple[Callable[[], FeatureSource], Recipe]] = {
+            "live": (lambda: open_live(inputs, recipe, options.device), recipe),
+            "cached": (lambda: Cached(cache, options.device), recipe),
         }
-        found: dict[str, list[Step]] = {kind: [] for kind in sources}
+        if options.finetune:
+            learning = override(recipe, {"finetune": options.finetune, "detection_weight": "1"})
+            ways[f"finetune={options.finetune}"] = (lambda: open_live(inputs, learning, options.device), learning)
+        found: dict[str, list[Step]] = {kind: [] for kind in ways}
         for number in range(options.rounds):
-            for kind, source in sources.items():
-                found[kind].append(train(source, recipe, folder / f"{kind}{number}", options.device))
+            for kind, (opened, own) in ways.items():
+                found[kind].append(train(opened(), own, folder / f"{kind}{number}", options.device))
     for kind, steps in found.items():
         wall, cpu, waiting = (
             statistics.median(getattr(one, key) for one in steps) for key in ("wall", "cpu", "waiting")
         )
-        print(f"{options.detector} {kind:7} {wall:8.3f} s a step, CPU {cpu:.3f} s, waiting {waiting:.1%}")
-    wall, cpu = (
-        statistics.median(getattr(one, key) for one in found["live"])
-        / statistics.median(getattr(one, key) for one in found["cached"])
-        for key in ("wall", "cpu")
-    )
-    print(f"{options.detector} ratio {wall:.2f} (of CPU time {cpu:.2f})")
+        print(f"{options.detector} {kind:20} {wall:8.3f} s a step, CPU {cpu:.3f} s, waiting {waiting:.1%}")
+    for kind in ways.keys() - {"cached"}:
+        wall, cpu = (
+            statistics.median(getattr(one, key) for one in found[kind])
+            / statistics.median(getattr(one, key) for one in found["cached"])
+            for key in ("wall", "cpu")
+        )
+        print(f"{options.detector} {kind}, ratio to cached {wall:.2f} (of CPU time {cpu:.2f})")
 
 
 class _Timed(Trainer):
     """Notes the CPU time at the end of each step."""
 
-    def __init__(self, folder: Path, run: Run, device: torch.device) -> None:
-        super().__init__(folder, run, device)
+    def __init__(self, folder: Path, run: Run, device: torch.device, learner: LearningDetector | None) -> None:
+        super().__init__(folder, run, device, learner)
         self.used: list[float] = []
 
     def step(self, batch: Batch, waited: float = 0.0) -> dict[str, float]:
@@ -113,7 +122,7 @@ def train(source: FeatureSource, recipe: Recipe, out: Path, device: str) -> Step
     """One run; the median of its steps but the first."""
     run = describe_run(recipe, source.spec)
     claim_run(out, run)
-    trainer = _Timed(out, run, torch.device(device))
+    trainer = _Timed(out, run, torch.device(device), source.learner if isinstance(source, Live) else None)
     train_together(source, [trainer])
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
     wall = statistics.median(recipe.train.batch_size / line["images_per_second"] for line in lines)
