@@ -48,7 +48,7 @@ def looks(
     boxes = features.boxes[0]
     boxes_xyxy = view_to_original(boxes, image_hw, own)
     found = [Look(features, boxes, torch.ones_like(boxes[:, 0], dtype=torch.bool), False, _weight(own))]
-    for name in views:
+    for name in dict.fromkeys(views):  # a view named twice is no second look
         view = view_of(info, name)
         whole = shown_whole(boxes_xyxy, view)
         if name != first and whole.any():

@@ -5,13 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import PipelineError
 from ..evaluation import DETAILS, EVALUATED
-from ..heads.registry import build_head
 from ..masks.coco_eval import PER_CLASS
 from ..training.checkpoint import CONFIG, HEAD, Run, read_run
+from ..training.checks import count_parameters
 
 Row = dict[str, Any]
 
@@ -57,7 +55,7 @@ def read_record(folder: Path, name: str) -> Record:
         folder=folder,
         name=name,
         run=run,
-        parameters=None if run is None else _parameters(run),
+        parameters=None if run is None else count_parameters(run.recipe, run.widths),
         head_bytes=head.stat().st_size if head.exists() else None,
         log=[_flat(json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else [],
         metrics=metrics,
@@ -77,12 +75,6 @@ def names_of(folders: list[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise PipelineError("a run is named twice", "give each run once")
-
-
-def _parameters(run: Run) -> int:
-    with torch.device("meta"):
-        head = build_head(run.recipe.family, run.recipe.head, run.widths)
-    return sum(parameter.numel() for parameter in head.parameters())
 
 
 def _flat(row: Row) -> Row:
