@@ -251,9 +251,10 @@ class CacheWriter:
                     self._write(records)
             except BaseException as error:  # raised to the caller by the next put, flush or close
                 self._error = error
-            for _ in records:
-                self._queue.task_done()
+            written = len(records)
             records.clear()  # they would stay in memory while this thread waits for the next
+            for _ in range(written):
+                self._queue.task_done()
 
     def _write(self, records: Sequence[Record]) -> None:
         with full_disk_is_clear(self.path):

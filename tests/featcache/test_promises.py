@@ -192,6 +192,8 @@ def test_put_waits_for_a_slow_disk_and_memory_stays_bounded(tmp_path: Path, monk
         assert not cache.done("orig").any()
         go_on.set()
         producer.join(120)
+        cache.flush()
+        assert not any(one() for one in alive), "a thread that waits holds what it has written"
     assert queue < max(peak) <= most
     assert len(peak) == count
     assert verify(tmp_path / "c", deep=True).done == {"orig": count}
