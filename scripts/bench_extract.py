@@ -146,7 +146,7 @@ def with_cache(
             with around or nullcontext():
                 extract_batches(model, coco, writer, todo[1], options.batch_size, strict=True)
                 writer.flush()
-        return clock.cost(), begun
+            return clock.cost(), begun
 
 
 class Clock:
