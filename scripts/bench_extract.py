@@ -95,7 +95,8 @@ def main() -> None:
     print(f"processor time of the threads that write, ms per image, while all took {whole.cpu:.1f}:")
     for name, milliseconds in spent.items():
         print(f"  {name:40} {milliseconds / (len(coco.images) - MEASURED_IMAGES):6.2f}")
-    peaks = [(count, peak_memory(options, count)) for count in (len(coco.images) // 3, len(coco.images))]
+    counts = max(MEASURED_IMAGES + 1, len(coco.images) // 3), len(coco.images)
+    peaks = [(count, peak_memory(options, count)) for count in counts]
     told = ", ".join(f"of {count} images {human_bytes(peak)}" for count, peak in peaks)
     print(f"peak memory of an extraction, each in a process of its own: {told}")
 
