@@ -100,7 +100,7 @@ class FrozenDetector(Protocol):
     """Everything that could change its numbers, JSON; part of the fingerprint of a cache."""
 
     def detect(self, images: Tensor) -> Features:
-        """Features of network inputs of one size, float "b 3 h w" from `transform`."""
+        """Features of network inputs of one size, float "b 3 h w" from `transform`, on the detector's device."""
         ...
 
 

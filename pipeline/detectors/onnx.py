@@ -22,6 +22,7 @@ from ..data.transforms import Transform, xyxy_to_cxcywh
 from ..errors import PipelineError
 from .base import Features, top_detections
 from .classes import Classes, category_columns
+from .device import torch_device
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class OnnxDetector:
             config.outputs.queries,
             *(tap.tensor for tap in config.taps),
         ]
+        self._device = torch_device(device)
         self._session = _session(content, config.input, self._fetch, weights, device, threads)
         self._batch, input_hw = _input_shape(self._session, config, weights)
         self._dry_run(input_hw)
@@ -148,7 +150,7 @@ class OnnxDetector:
             boxes=boxes.gather(1, rows.expand(-1, -1, 4)),
             scores=top_scores,
             labels=labels,
-            input_hw=torch.tensor([list(images.shape[2:])] * len(images)),
+            input_hw=torch.tensor([list(images.shape[2:])] * len(images), device=self._device),
         )
 
     def _run(self, images: Tensor) -> list[Tensor]:
@@ -156,8 +158,8 @@ class OnnxDetector:
         parts = images.split(self._batch or len(images))
         runs = [self._session.run(self._fetch, {self.config.input: part.numpy(force=True)}) for part in parts]
         if len(runs) > 1:
-            return [torch.from_numpy(np.concatenate(tensors)) for tensors in zip(*runs, strict=True)]
-        return [torch.from_numpy(tensor) for tensor in runs[0]]
+            runs = [[np.concatenate(tensors) for tensors in zip(*runs, strict=True)]]
+        return [torch.from_numpy(tensor).to(self._device) for tensor in runs[0]]
 
     def _dry_run(self, input_hw: tuple[int, int]) -> None:
         """Set levels, query_dim, classes and detections from what a blank image gives, after checking the shapes."""
@@ -222,9 +224,7 @@ def _session(
 
 def _providers(device: str, available: list[str]) -> list[Any]:
     kind, _, number = device.partition(":")
-    wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(kind)
-    if wanted is None:
-        raise PipelineError(f"unknown device '{device}'", "cpu, cuda or cuda:N")
+    wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[kind]
     if wanted not in available:
         raise PipelineError(
             f"this onnxruntime cannot run on '{device}' (it has: {', '.join(available)})",

@@ -27,14 +27,15 @@ def oracle_logits(
 ) -> Tensor:
     """For each box the ground-truth mask of its class whose box fits best, clipped to it; empty where there is none.
 
-    boxes: "n 4" xyxy in pixels of the original image; labels: "n"; truth_labels: "k". Returns "n side side".
+    boxes: "n 4" xyxy in pixels of the original image; labels: "n"; truth_labels: "k", on the CPU. Returns
+    "n side side" on the device of the boxes.
     """
     logits = -boxes.new_ones(len(boxes), side, side, dtype=torch.float32)
     if not len(truth):
         return logits
     masks = [rle.decode(counts, image_hw) for counts in truth.rles]
-    fit = box_iou(boxes, xywh_to_xyxy(torch.from_numpy(truth.boxes_xywh)))
-    fit[labels[:, None] != truth_labels] = 0
+    fit = box_iou(boxes.cpu(), xywh_to_xyxy(torch.from_numpy(truth.boxes_xywh)))
+    fit[labels.cpu()[:, None] != truth_labels] = 0
     fit[:, torch.from_numpy(truth.iscrowd)] = 0
     for row, (value, best) in enumerate(zip(*(column.tolist() for column in fit.max(1)), strict=True)):
         if value > 0:

@@ -170,6 +170,12 @@ def test_other_files_and_batches_are_refused(tiny: Tiny) -> None:
 
 def test_devices_that_are_not_there_are_named(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(PipelineError, match="torch sees no GPU for 'cuda:0'"):
+            build_detector(str(tiny.toml), tiny.weights, device="cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(PipelineError, match="cannot run on 'cuda:0'") as caught:
         build_detector(str(tiny.toml), tiny.weights, device="cuda:0")
     assert "onnxruntime-gpu" in caught.value.hint
