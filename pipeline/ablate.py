@@ -65,6 +65,7 @@ def main(
     seeds: Sequence[int] = (),
     settings: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    dry_run: bool = False,
 ) -> Outcome:
     """Train and evaluate every row with every seed; `out` gets a run directory for each, the table and the plot.
 
@@ -74,63 +75,41 @@ def main(
 
     ablation: a shipped name or a TOML. val_cache: what the heads are evaluated on; without it the images that `holdout`
     left out, and without that the ones they learnt from. steps: a number, or a share such as `5%` of each row's own.
-    settings: fields of the heads or their training, for all rows that know them; they win over the rows.
-    """
-    outcome = planned(
-        ablation=ablation, cache=cache, out=out, val_cache=val_cache, steps=steps, seeds=seeds, settings=settings,
-        device=device,
-    )  # fmt: skip
-    source, judge, members = outcome.source, outcome.judge, outcome.members
-    for member in members:
-        if member.problem:
-            outcome.fail(member.folder, PipelineError(member.problem))
-    for order in groups(members):
-        check_order(order, source)
-    for member in members:
-        if not member.problem:
-            claim_run(member.folder, member.run)
-    _train(source, outcome)
-    for holdout in sorted({0 if judge is not source else member.order.holdout for member in members}):
-        runs = [
-            member.folder
-            for member in members
-            if member.folder not in outcome.failures and (judge is not source or member.order.holdout == holdout)
-        ]
-        outcome.metrics |= evaluate_together(judge, runs, holdout=holdout, drop=outcome.fail)
-    _write_report(outcome, source, judge, out)
-    return outcome
-
-
-def planned(
-    *,
-    ablation: str,
-    cache: Path,
-    out: Path,
-    val_cache: Path | None = None,
-    steps: str | None = None,
-    seeds: Sequence[int] = (),
-    settings: Mapping[str, Any] | None = None,
-    device: str = "cpu",
-) -> Outcome:
-    """What `main` with the same arguments would train and evaluate on what; nothing is trained or written.
+    settings: fields of the heads or their training, for all rows that know them; they win over the rows. dry_run: only
+    check, and tell what would be trained and evaluated; nothing is written.
 
     Raises PipelineError where a run directory has another training, or the caches have features of two detectors.
     """
     check_folder(out, "--out")
     source = Cached(cache, device)
     judge = Cached(val_cache, device) if val_cache is not None else source
-    outcome = Outcome(
-        *plan(ablation, source, out, steps=steps, seeds=seeds, settings=settings or {}), source=source, judge=judge
-    )
+    outcome = Outcome(*plan(ablation, source, out, steps=steps, seeds=seeds, settings=settings or {}), source, judge)
     for member in outcome.members:
         if judge is not source:
             check_features(member.run, judge.cache.spec, f"cache {judge.cache.path}")
         if not member.problem:
             check_claim(member.folder, member.run)
+    if not dry_run:
+        _claim(outcome)
+        _train(outcome)
+        _evaluate(outcome)
+        _write_report(outcome, out)
     return outcome
 
 
-def _train(source: Cached, outcome: Outcome) -> None:
+def _claim(outcome: Outcome) -> None:
+    """Begin the run directories, once nothing stands in the way of any pass."""
+    for member in outcome.members:
+        if member.problem:
+            outcome.fail(member.folder, PipelineError(member.problem))
+    for order in groups(outcome.members):
+        check_order(order, outcome.source)
+    for member in outcome.members:
+        if not member.problem:
+            claim_run(member.folder, member.run)
+
+
+def _train(outcome: Outcome) -> None:
     """All passes; heads that are trained to their end are left as they are."""
     for member in outcome.members:
         if not member.learns and not member.problem and not (member.folder / HEAD).exists():
@@ -141,27 +120,39 @@ def _train(source: Cached, outcome: Outcome) -> None:
         left = [member for member in heads if not (member.folder / HEAD).exists()]
         finished = f", {len(heads) - len(left)} of them trained before" if len(left) < len(heads) else ""
         print(f"pass {number} of {len(passes)}: {len(heads)} heads{finished}; {order}", file=sys.stderr, flush=True)
-        trainers = _trainers(left, source, outcome)
-        train_together(source, trainers, drop=lambda trainer, error: outcome.fail(trainer.folder, error))
+        trainers = _trainers(left, outcome)
+        train_together(outcome.source, trainers, drop=lambda trainer, error: outcome.fail(trainer.folder, error))
 
 
-def _trainers(members: Sequence[Member], source: Cached, outcome: Outcome) -> Iterator[Trainer]:
+def _trainers(members: Sequence[Member], outcome: Outcome) -> Iterator[Trainer]:
     """One for each member whose weights have room on the device."""
     for member in members:
         try:
-            yield Trainer(member.folder, member.run, source.device)
+            yield Trainer(member.folder, member.run, outcome.source.device)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
             outcome.fail(member.folder, PipelineError("out of memory before the first step"))
 
 
-def _write_report(outcome: Outcome, source: Cached, judge: Cached, out: Path) -> None:
-    ablation = outcome.ablation
-    inputs = Inputs.of_cache(source.cache.spec) if "transform" in source.cache.spec.source else None
+def _evaluate(outcome: Outcome) -> None:
+    """On the judge's images: all of a cache given for it, else those that each head's `holdout` left out."""
+    apart = outcome.judge is not outcome.source
+    for holdout in sorted({0 if apart else member.order.holdout for member in outcome.members}):
+        runs = [
+            member.folder
+            for member in outcome.members
+            if member.folder not in outcome.failures and (apart or member.order.holdout == holdout)
+        ]
+        outcome.metrics |= evaluate_together(outcome.judge, runs, holdout=holdout, drop=outcome.fail)
+
+
+def _write_report(outcome: Outcome, out: Path) -> None:
+    ablation, spec = outcome.ablation, outcome.source.cache.spec
+    inputs = Inputs.of_cache(spec) if "transform" in spec.source else None
     lines = [_line(row, outcome, inputs) for row in ablation.rows]
     boxes = next((metrics["bbox"] for metrics in outcome.metrics.values()), None)
-    outcome.table = markdown(lines, ablation.columns, boxes, _notes(outcome, source, judge))
+    outcome.table = markdown(lines, ablation.columns, boxes, _notes(outcome))
     out.mkdir(parents=True, exist_ok=True)  # no head may have come so far
     texts = {"table.csv": csv_text(lines, ablation.columns), "table.md": f"# {ablation.about}\n\n{outcome.table}"}
     for name, text in texts.items():
@@ -203,7 +194,8 @@ def _log(run: Path) -> list[dict[str, Any]]:
     return [row for row in read_track(run) if "step_seconds" in row]
 
 
-def _notes(outcome: Outcome, source: Cached, judge: Cached) -> list[str]:
+def _notes(outcome: Outcome) -> list[str]:
+    source, judge = outcome.source, outcome.judge
     spec, device = source.cache.spec, source.device
     memory = "the allocator's peak" if device.type == "cuda" else "without the passing buffers of single operations"
     images = sorted({metrics["images"] for metrics in outcome.metrics.values()})

@@ -279,17 +279,23 @@ def ablate(
 
     given = pairs(settings, batch_size=batch_size)
     check_once(given, steps=steps, seeds=seeds)
-    arguments: dict[str, Any] = {
-        "ablation": ablation, "cache": cache, "out": out, "val_cache": val_cache, "steps": steps,
-        "seeds": [seed(word) for word in seeds.split(",")] if seeds else [], "settings": given, "device": device,
-    }  # fmt: skip
+    outcome = stage.main(
+        ablation=ablation,
+        cache=cache,
+        out=out,
+        val_cache=val_cache,
+        steps=steps,
+        seeds=[seed(word) for word in seeds.split(",")] if seeds else [],
+        settings=given,
+        device=device,
+        dry_run=dry_run,
+    )
     if dry_run:
-        table, lines = overview(stage.planned(**arguments).members)
+        table, lines = overview(outcome.members)
         print_table(table)
         for line in lines:
             print(line)
         return
-    outcome = stage.main(**arguments)
     print(outcome.table, end="")
     outcome.check()
 
