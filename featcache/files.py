@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from featcache.errors import DiskFullError
+from featcache.errors import CacheError, DiskFullError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TEMPORARY_SUFFIX = ".tmp"
@@ -23,7 +24,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def replace_files(files: Iterable[tuple[Path, bytes]]) -> None:
-    """`replace_file` for many files, flushed together."""
+    """`replace_file` for many files, flushed together; raises CacheError where a directory has the name of one."""
     written: list[tuple[Path, Path]] = []
     try:
         for path, data in files:
@@ -33,11 +34,21 @@ def replace_files(files: Iterable[tuple[Path, bytes]]) -> None:
         sync(temporary for temporary, _ in written)
         for temporary, path in written:
             temporary.replace(path)
-    except OSError:
+    except OSError as error:
         for temporary, _ in written:
             temporary.unlink(missing_ok=True)
+        if isinstance(error, IsADirectoryError):
+            raise _in_the_way(Path(error.filename2)) from error
         raise
     sync({path.parent for _, path in written})
+
+
+def _in_the_way(directory: Path) -> CacheError:
+    """What to raise where a file belongs and a directory is. What is in it is not ours to remove."""
+    return CacheError(
+        f"{directory} is a directory, and a file of the cache belongs there",
+        f"look what is in it, remove it, and run the same command again:  {shlex.join(['rm', '-r', str(directory)])}",
+    )
 
 
 def write_at(path: Path, parts: Mapping[int, bytes], size: int) -> bool:

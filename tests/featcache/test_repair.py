@@ -105,6 +105,28 @@ def test_a_copy_without_its_source_is_repaired_from_another_extraction(
     assert json_of(run("verify", path, "--deep", "--json"))["done"] == {"orig": 3}
 
 
+@pytest.mark.parametrize("shard", [1, 2])
+def test_a_directory_in_place_of_a_file_is_told_of_and_not_removed(
+    run: Callable[..., Any], make_cache: Maker, tmp_path: Path, shard: int
+) -> None:
+    source, copied = make_cache(3, shard=shard), tmp_path / "a copy"
+    assert run("copy", source, copied)[0] == 0
+    file = copied / "views/orig/maps/e16/c.0.0.0"
+    file.unlink()
+    file.mkdir()
+    (file / "notes").write_text("somebody's")
+    mark, fill = run("verify", copied)[1].splitlines()[-1].removeprefix("repair:  ").split(" && ")
+    assert run(*shlex.split(mark)[1:])[0] == 0
+    code, _, err = run(*shlex.split(fill)[1:])
+    assert code == 1
+    assert f"error: {file} is a directory, and a file of the cache belongs there\nhint: look what is in it" in err
+    assert err.endswith(f"again:  rm -r '{file}'\n")
+    assert [one.name for one in file.iterdir()] == ["notes"]
+    shutil.rmtree(file)
+    assert run(*shlex.split(fill)[1:])[0] == 0
+    assert run("diff", source, copied)[0] == run("verify", copied, "--deep")[0] == 0
+
+
 def test_missing_takes_everything_from_a_copy(run: Callable[..., Any], make_cache: Maker, tmp_path: Path) -> None:
     source, other = make_cache(3, order=[0, 2]), make_cache(3, name="other", source={"name": "other"})
     assert run("copy", source, tmp_path / "copy")[0] == 0
