@@ -140,7 +140,7 @@ def _views(source: Cached, names: Sequence[str]) -> list[str]:
     there in one."""
     cache = source.cache
     first = cache.views[0]
-    views = [view for view in (cache.views if list(names) == [ALL] else names) if view != first]
+    views = [view for view in (cache.views if list(names) == [ALL] else dict.fromkeys(names)) if view != first]
     if names and not views:
         raise PipelineError(
             f"'{first}' is the view that every evaluation of {cache.path} looks at, there is none beside it to average",

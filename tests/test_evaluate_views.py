@@ -33,6 +33,9 @@ def test_views_take_part_in_the_masks_and_in_nothing_else(tiny: Tiny, tmp_path: 
     assert len(set(results)) == 3
     evaluate.main(cache=cache, run=run, views=["all"])
     assert (run / "results.json").read_bytes() == results[-1]
+    evaluated = (run / "evaluated.json").read_bytes()
+    evaluate.main(cache=cache, run=run, views=["hflip", "scale0.5", "hflip"])
+    assert (run / "evaluated.json").read_bytes() == evaluated
     head, _ = load_head(run)
     source = Cached(cache)
     batch, mirror = (source.batch([(3, view)]) for view in ("orig", "hflip"))

@@ -21,7 +21,7 @@ class TrainConfig:
     order_seed: Annotated[int, Bounds(-1, 2**63 - 1)] = -1
     """Of the order of the images; -1: `seed`. With one order, the seeds of an ablation share a pass."""
     views: tuple[str, ...] = ()
-    """Views of the cache to learn from; empty: all it holds."""
+    """Views of the cache to learn from, each once; empty: all it holds."""
     holdout: CountOrZero = 0
     """Leave out every n-th image, for choosing hyper-parameters (`evaluate --holdout`); 0 uses all."""
 
@@ -113,6 +113,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        object.__setattr__(self, "views", tuple(dict.fromkeys(self.views)))  # a view named twice is looked at once
         if self.evaluate_every and self.finetune != "none":
             raise ValueError("evaluate_every goes with finetune = 'none': a cache is of the detector as it was")
         if self.holdout == 1:

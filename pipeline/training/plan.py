@@ -121,12 +121,15 @@ def _seeded(recipe: Recipe, seed: int) -> Recipe:
 def _of_detector(rows: Sequence[Row], detector: object) -> Sequence[Row]:
     """Where the rows differ in the detector: those of the one that made the cache.
 
-    If there are none, those that differ in more than that: on one cache the others would be one head several times.
+    If there are none, those that differ in more than that: on one cache the others would be one head several times. So
+    would rows of one detector with other weights, of which the first is kept.
     """
     if len({row.detector for row in rows}) == 1:
         return rows
     own = [row for row in rows if row.detector == detector] or [row for row in rows if not _twins(row, rows)]
-    left_out = [row for row in rows if row not in own]
+    again = [row for place, row in enumerate(own) if any(_same_head(row, one) for one in own[:place])]
+    own = [row for row in own if row not in again]
+    left_out = [row for row in rows if row not in own and row not in again]
     others = ", ".join(f"'{row.name}' ({row.detector})" for row in left_out)
     if not any(_is_frozen(row) for row in own):
         compared = ", ".join(f"'{row.name}' ({row.detector})" for row in left_out if _is_frozen(row))
@@ -136,13 +139,20 @@ def _of_detector(rows: Sequence[Row], detector: object) -> Sequence[Row]:
         )
     if others:
         print(f"note: left out, for they are rows of other detectors than {detector}: {others}", file=sys.stderr)
+    if again:
+        names = ", ".join(f"'{row.name}'" for row in again)
+        print(f"note: left out, for on one cache they are a head that is there already: {names}", file=sys.stderr)
     return own
 
 
 def _twins(row: Row, rows: Sequence[Row]) -> list[Row]:
     """The rows of other detectors that are the same head, trained the same."""
-    mine = replace(row.recipe, name="")
-    return [one for one in rows if one.detector != row.detector and replace(one.recipe, name="") == mine]
+    return [one for one in rows if one.detector != row.detector and _same_head(one, row)]
+
+
+def _same_head(one: Row, other: Row) -> bool:
+    """Whether two rows are one head, trained the same, whatever they are called and published with."""
+    return replace(one.recipe, name="") == replace(other.recipe, name="")
 
 
 def _is_frozen(row: Row) -> bool:
@@ -191,12 +201,12 @@ def _with_settings(rows: Sequence[Row], settings: Mapping[str, Any], steps: str 
 
 def _refuse_equal(written: Sequence[Row], rows: Sequence[Row]) -> None:
     """Rows that were written as different heads have to stay so: the table would compare nothing."""
-    before = {row.name: replace(row.recipe, name="") for row in written}
-    after = {row.name: replace(row.recipe, name="") for row in rows}
-    for first, second in combinations(after, 2):
-        if after[first] == after[second] and before[first] != before[second]:
+    before = {row.name: row for row in written}
+    for one, other in combinations(rows, 2):
+        if _same_head(one, other) and not _same_head(before[one.name], before[other.name]):
             raise UsageError(
-                f"'{first}' and '{second}' become the same head: a setting for all rows replaces what they differ in",
+                f"'{one.name}' and '{other.name}' become the same head: a setting for all rows replaces what they "
+                "differ in",
                 "leave that setting out, or name another table",
             )
 

@@ -204,6 +204,17 @@ def test_rows_that_differ_in_the_detector_alone_are_one_head_on_another_cache(
     assert len(ablate.plan("table05", source, tmp_path, **arguments)[1]) == 4  # all rows of one other detector
 
 
+def test_rows_of_one_detector_with_other_weights_are_one_head_on_its_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ablate.Cached(write_discs(tmp_path / "cache", images=2, name="hdetr-r50"))
+    _, members = ablate.plan("table06", source, tmp_path, steps=None, seeds=(), settings={})
+    assert [member.row.name for member in members] == ["H-DETR R50"]
+    words = capsys.readouterr().err
+    assert "rows of other detectors than hdetr-r50: 'H-DETR Swin-L' (hdetr-swin-l), 'H-DETR Swin-L, O365'" in words
+    assert "on one cache they are a head that is there already: 'H-DETR R50, O365'\n" in words
+
+
 def test_multiply_adds_are_those_of_describe(toml: Path, tmp_path: Path) -> None:
     """On a cache that says how images were resized."""
     cache = extract.main(**write_tiny(tmp_path / "data").arguments, cache=tmp_path / "cache")

@@ -178,6 +178,8 @@ def test_a_list_needs_no_brackets_on_the_command_line() -> None:
     recipe = override(load_recipe("mask-frozen-detr"), words)
     assert (recipe.train.views, recipe.head.query_encoder) == (("orig", "hflip"), ("ffn",))
     assert recipe.train.betas == (0.8, 0.9)
+    twice = override(load_recipe("mask-frozen-detr"), {"views": "orig,hflip,orig"})
+    assert twice.train.views == ("orig", "hflip")  # an image is not learnt from twice
     assert override(load_recipe("mask-frozen-detr"), {"query_encoder": ""}).head.query_encoder == ()
     with pytest.raises(PipelineError, match="betas is 1, expected a list"):
         override(load_recipe("mask-frozen-detr"), {"betas": "1"})
