@@ -16,7 +16,9 @@ from table import markdown
 
 from featcache.errors import CacheError
 from pipeline import cases, evaluate, extract, train
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UsageError
+from pipeline.options import pairs
+from pipeline.training.recipe import load_recipe, override
 
 EMBEDDED = "shapes-tiny"
 TRAIN_DRAWINGS, VAL_DRAWINGS = 200, 50
@@ -51,12 +53,14 @@ def main() -> int:
         print("VAL_IMAGES and VAL_ANNOTATIONS go together", file=sys.stderr)
         return 2
     try:
+        settings = {**({} if any(given) else EMBEDDED_SETTINGS), **pairs(options.settings)}
+        override(load_recipe(options.head), settings)  # a mistake in them is told before the first minutes of work
         if not any(given):
             _draw_sets(options)
-        _run(options)
+        _run(options, settings)
     except (PipelineError, CacheError) as error:
-        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
-        return 1
+        print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
@@ -68,10 +72,9 @@ def _draw_sets(options: argparse.Namespace) -> None:
         folder = options.out / "shapes" / ("val" if name else "train")
         setattr(options, f"{name}annotations", write_set(folder, count, seed))
         setattr(options, f"{name}images", folder / "images")
-    options.settings = [f"{key}={value}" for key, value in EMBEDDED_SETTINGS.items()] + options.settings
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace, settings: dict[str, str]) -> None:
     out: Path = options.out
     started = time.monotonic()
     weights = Path(options.weights) if options.weights else None
@@ -85,7 +88,6 @@ def _run(options: argparse.Namespace) -> None:
         cache=out / "train-cache",
         views=("orig", "hflip"),
     )
-    settings = dict(word.split("=", 1) for word in options.settings)
     holdout = 0
     if not options.val_images:
         holdout = int(settings.setdefault("holdout", "5"))
