@@ -52,6 +52,13 @@ def launcher(folder: Path) -> Launch:
     return launch
 
 
+def of_pretended(launch: Launch) -> Launch:
+    """The same for tensors of a pretended GPU, whose values lie in the processor's memory."""
+    return lambda program, kernel, blocks, threads, arguments, device: launch(
+        program, kernel, blocks, threads, arguments, torch.device("cpu")
+    )
+
+
 def kernels(file: str) -> list[str]:
     """Names of the kernels in a source file."""
     return re.findall(r'extern "C" __global__ void (\w+)\(', sources(file)[file])

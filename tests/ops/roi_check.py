@@ -35,7 +35,7 @@ def check(
     found = roi_align_cuda.pool(cells, scales, offsets, boxes, geometry, tuning=tuning, launch=launch)
     expected = roi_align_reference.pool(exact, scales, offsets, boxes, geometry)
     assert torch.allclose(found.float(), expected, atol=1e-5, rtol=rtol)
-    grad = torch.linspace(-1, 1, found.numel()).view(found.shape).to(found.dtype)
+    grad = torch.linspace(-1, 1, found.numel(), device=found.device).view(found.shape).to(found.dtype)
     shapes = [tuple(level.shape) for level in cells]
     levels = [i for i, level in enumerate(cells) if level.dtype.is_floating_point and level.shape[3]]
     wanted = roi_align_reference.unpool(grad.float(), boxes, geometry, shapes, levels)

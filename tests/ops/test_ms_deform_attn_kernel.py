@@ -7,8 +7,9 @@ import pytest
 import torch
 from attn_cases import Case, case, cases
 from attn_check import check
-from cuda_on_cpu import kernels
+from cuda_on_cpu import kernels, of_pretended
 from hypothesis import given, settings
+from pretend_gpu import GPU, pretended
 
 from pipeline.ops import cuda_driver, ms_deform_attn_cuda, nvrtc
 from pipeline.ops.launching import Launch
@@ -38,6 +39,16 @@ def test_half_formats(kind: torch.dtype, rtol: float, launch: Launch) -> None:
 
 def test_many_queries_of_four_larger_levels(launch: Launch) -> None:
     check(case([(25, 38), (13, 19), (7, 10), (4, 5)], b=2, q=150, heads=8, channels=32), launch)
+
+
+def test_levels_of_real_size(launch: Launch) -> None:
+    check(case([(100, 152), (50, 76), (25, 38), (13, 19)], q=3000, heads=8, channels=32), launch)
+
+
+def test_the_check_is_fit_for_a_gpu(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = case([(5, 7), (3, 4)], b=2, q=9, channels=16)
+    with pretended(monkeypatch):
+        check(one.to(GPU), of_pretended(launch))
 
 
 def test_points_without_end_read_zero_and_those_that_are_no_number_are_noticed(launch: Launch) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_on_cpu import kernels
+from cuda_on_cpu import kernels, of_pretended
 from hypothesis import given, settings
+from pretend_gpu import GPU, pretended
 from roi_cases import Case, cases
 from roi_check import check, stored
 
@@ -55,6 +56,15 @@ def test_every_format_and_mixtures(kinds: tuple[torch.dtype, ...], rtol: float, 
         check(replace(case, levels=levels), launch, rtol)
 
     run()
+
+
+def test_the_check_is_fit_for_a_gpu(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    fine, coarse = torch.randn(2, 8, 5, 6), torch.randn(2, 8, 3, 3)
+    boxes = [torch.tensor([[1.0, 2.0, 20.0, 30.0], [-4.0, 0.0, 36.0, 28.0]]), torch.zeros(0, 4)]
+    options = {"aligned": True, "sampling_ratio": 2, "upsample": "bilinear"}
+    case = Case([Level(fine, 4), Level(coarse, 8)], boxes, 3, options)
+    with pretended(monkeypatch):
+        check(case.to(GPU), of_pretended(launch))
 
 
 @pytest.mark.parametrize("upsample", ["bilinear", "direct"])
