@@ -15,11 +15,11 @@ from torch import Tensor
 
 from featcache import codecs, store
 from featcache.bands import bands_under, token_runs
+from featcache.decoding import decode_map, decode_record
 from featcache.direct import read_bands
 from featcache.entry import Entry, Wanted
 from featcache.errors import CacheError, DamagedError, NotDoneError, unfinished_cache
 from featcache.layout import RowFiles, ViewFiles
-from featcache.moments import Moments
 from featcache.record import Record, rows_checksum
 from featcache.rows import read_all, read_row_of_each
 from featcache.source import open_source
@@ -116,7 +116,7 @@ class Cache:
         out = self.empty_tokens(level)[: min(bands.stop * step, level_spec.tokens) - begin]
         self._read_bands(index, view, level, bands, out, begin)
         tokens = out[top * w - begin : y1 * w - begin]
-        return self._decode_map(level, tokens.reshape(y1 - top, w, -1), rows, bool(files.delta))[:, y0 - top :]
+        return decode_map(tokens.reshape(y1 - top, w, -1), self.spec, files, rows)[:, y0 - top :]
 
     def ground_truth(self, index: int, name: str | None = None) -> GroundTruth:
         """Annotations of image `index`, in the frame of the original image.
@@ -159,6 +159,11 @@ class Cache:
             record.tokens[name] = tokens[: h * w]
         return record
 
+    def decode(self, record: Record, device: torch.device | str = "cpu") -> Entry:
+        """The entry of stored values, decoded on a device; may overwrite the record's maps."""
+        info, truth = self.images[record.index], self.ground_truth(record.index)
+        return decode_record(record, self.spec, self.files(record.view), info, truth, device)
+
     def read_rows(self, index: int, view: str) -> dict[str, NDArray[Any]]:
         """The small arrays of one image by name, checked; raises DamagedError."""
         files = self.files(view)
@@ -196,68 +201,6 @@ class Cache:
         except (DamagedError, ValueError, OSError) as error:
             what = error.what if isinstance(error, DamagedError) else self._words(error)
             raise self._damaged(index, view, f"level {level}", what) from error
-
-    def decode(self, record: Record, device: torch.device | str = "cpu") -> Entry:
-        """The entry of stored values, decoded on a device; may overwrite the record's maps."""
-        files, rows = self.files(record.view), record.rows
-        count = int(rows["count"])
-        maps: dict[str, Tensor] = {}
-        for name, tokens in record.tokens.items():
-            h, w = record.level_hw(self.spec.position(name))
-            if name in record.read:
-                maps[name] = self._decode_runs(name, tokens, record.read[name], rows, device).unflatten(1, (h, w))
-                continue
-            maps[name] = self._decode_map(name, tokens.reshape(h, w, -1), rows, bool(files.maps[name].delta), device)
-        height, width = rows["input_hw"].tolist()
-        return Entry(
-            index=record.index,
-            view=record.view,
-            info=self.images[record.index],
-            input_hw=(height, width),
-            maps=maps,
-            queries=_moved(rows["queries"][:count], device),
-            boxes=_moved(rows["boxes"][:count], device),
-            scores=_moved(rows["scores"][:count], device),
-            labels=_moved(rows["labels"][:count], device).long(),
-            ground_truth=self.ground_truth(record.index),
-            moments={
-                name: Moments.unpacked(*(_moved(rows[f"{what}/{name}"], device) for what in ("mean", "covariance")))
-                for name in record.tokens
-                if self.spec.level(name).moments
-            },
-            partial=frozenset(record.read),
-        )
-
-    def _decode_map(
-        self,
-        level: str,
-        tokens: NDArray[Any],  # h w c
-        rows: Mapping[str, NDArray[Any]],
-        delta: bool,
-        device: torch.device | str = "cpu",
-        out: Tensor | None = None,
-    ) -> Tensor:
-        names = ("scale", "offset") if self.spec.codec == "uint8" else ()
-        affine = [_moved(rows[f"{what}/{level}"], device) for what in names] or [None, None]
-        return codecs.decode(_moved(tokens, device), *affine, delta=delta, out=out)
-
-    def _decode_runs(
-        self,
-        level: str,
-        tokens: NDArray[Any],  # t c
-        runs: Sequence[range],
-        rows: Mapping[str, NDArray[Any]],
-        device: torch.device | str,
-    ) -> Tensor:
-        """These tokens decoded, the others zero: "c t", channels last in memory. Bands have no differences to undo."""
-        if torch.device(device).type == "cpu":  # numpy's zeros cost nothing before they are read
-            values = torch.as_tensor(np.zeros(tokens.shape, np.float32))
-        else:
-            values = torch.zeros(tokens.shape, device=device)
-        for run in runs:
-            here = slice(run.start, run.stop)
-            self._decode_map(level, tokens[None, here], rows, False, device, values[None, here])
-        return values.T
 
     def files(self, view: str) -> ViewFiles:
         """Where the arrays of a view lie."""
@@ -317,7 +260,3 @@ class Cache:
     @cached_property
     def _index_by_id(self) -> dict[int, int]:
         return {image.id: index for index, image in enumerate(self.images)}
-
-
-def _moved(values: NDArray[Any], device: torch.device | str) -> Tensor:
-    return torch.as_tensor(values).to(device, non_blocking=True)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache.ahead import map_ahead
+from featcache.entry import Entry
 from featcache.progress import read, track
-from featcache.reader import Cache, Entry
+from featcache.reader import Cache
 
 BINS = 64
 
