@@ -19,6 +19,7 @@ from featcache import Cache
 from .data.coco import Category
 from .data.images import open_image
 from .data.panoptic import CATEGORIES, PANOPTIC
+from .data.sources import Cached
 from .errors import PipelineError, UsageError
 from .evaluation import DETAILS, SEGMENT_QUALITY
 from .masks import rle
@@ -72,7 +73,7 @@ def check_sheet(cache: Path, out: Path) -> None:
         raise UsageError(f"no picture can be written as '{out}': unknown ending '{out.suffix}'", "such as sheet.jpg")
     if not out.parent.is_dir():
         raise PipelineError(f"there is no directory {out.parent} for the sheet", "make it, or give another --sheet")
-    folder = Cache(cache).spec.recipe["images_folder"]
+    folder = Cached(cache).spec.recipe["images_folder"]
     if not (isinstance(folder, str) and Path(folder).is_dir()):
         raise PipelineError(
             f"the pictures of {cache} are not in {folder}, from where they were extracted",
@@ -86,7 +87,7 @@ def find_cases(*, cache: Path, run: Path, count: int) -> list[Case]:
     An image's quality is that of quality.json, or of metrics/segment_quality.json for a head of segments. Needs the
     folder of images that the cache was extracted from.
     """
-    opened = Cache(cache)
+    opened = Cached(cache).cache
     folder = Path(str(opened.spec.recipe["images_folder"]))
     if not (run / "quality.json").is_file():
         raise PipelineError(f"{run} was not evaluated", f"python -m pipeline evaluate --cache {cache} --run {run}")

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -145,6 +145,7 @@ def train(
       --head mask-frozen-detr --run runs/whole finetune=all detection_weight=1
     """
     from . import train as stage
+    from .evaluate import metrics_text
 
     inputs = stage.live_inputs(live, cache, detector, weights, images, annotations)
     print(
@@ -159,7 +160,7 @@ def train(
         )
     )
     if val_cache is not None:
-        print(_table(stage.figures(run, val_cache, device)))
+        print(metrics_text(stage.figures(run, val_cache, device)))
 
 
 @app.command()
@@ -236,7 +237,7 @@ def evaluate(
         more = {"classes": stage.classes(run)} if per_class else {}
         print_json({**metrics, **more, **({"layers": layers} if per_layer else {})})
         return
-    print(_table(metrics))
+    print(stage.metrics_text(metrics))
     print(stage.lost_in_words(run))
     if per_class:
         print_table(stage.class_table(run))
@@ -302,23 +303,6 @@ def ablate(
 
 app.add_typer(cli_results.app)
 app.add_typer(cli_about.app)
-
-
-def _table(metrics: dict[str, Any]) -> str:
-    """The figures as papers print them."""
-    names = list(metrics["segm"])
-    rows = [f"{'':8}" + "".join(f"{name:>7}" for name in names)]
-    for kind in ("bbox", "own_bbox", "segm", "boundary"):
-        if kind in metrics:
-            values = ["-" if value is None else f"{value:.1f}" for value in metrics[kind].values()]
-            rows.append(f"{kind:8}" + "".join(f"{value:>7}" for value in values))
-    for kind in ("panoptic", "semantic"):
-        if kind in metrics:
-            shown = ((name, value) for name, value in metrics[kind].items() if name != "images")
-            rows.append(f"{kind:8} " + ", ".join(f"{k} {'-' if v is None else f'{v:.1f}'}" for k, v in shown))
-    if metrics["mask_iou"] is not None:
-        rows.append(f"mask IoU in the box {metrics['mask_iou']:.3f}, mean of {metrics['matched']} matched detections")
-    return "\n".join(rows)
 
 
 def main() -> None:

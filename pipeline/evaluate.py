@@ -2,22 +2,16 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from .contender import Contender, Predict
 from .data.coco import Category, contiguous_labels, view_of
 from .data.sources import Batch, Cached
 from .data.transforms import view_to_original
 from .errors import PipelineError, UsageError
-from .evaluation import (
-    DETAILS,
-    Contender,
-    Predict,
-    evaluate_contenders,
-    evaluation_identity,
-    images_to_evaluate,
-)
+from .evaluation import DETAILS, evaluate_contenders, evaluation_identity, images_to_evaluate
 from .files import check_folder
 from .heads.base import Masks, Widths
 from .masks.coco_eval import PER_CLASS
@@ -81,7 +75,24 @@ def main(
         identity["reference"] = reference
     if views:
         identity["views"] = list(views)
-    return evaluate_contenders(source, [contender], indices, identity=identity, drop=_fail, errors=True)[run]
+    return evaluate_contenders(source, [contender], indices, identity=identity, errors=True)[run]
+
+
+def metrics_text(metrics: Mapping[str, Any]) -> str:
+    """The content of metrics.json as papers print it: a line of figures for each kind."""
+    names = list(metrics["segm"])
+    rows = [f"{'':8}" + "".join(f"{name:>7}" for name in names)]
+    for kind in ("bbox", "own_bbox", "segm", "boundary"):
+        if kind in metrics:
+            values = ["-" if value is None else f"{value:.1f}" for value in metrics[kind].values()]
+            rows.append(f"{kind:8}" + "".join(f"{value:>7}" for value in values))
+    for kind in ("panoptic", "semantic"):
+        if kind in metrics:
+            shown = ((name, value) for name, value in metrics[kind].items() if name != "images")
+            rows.append(f"{kind:8} " + ", ".join(f"{k} {'-' if v is None else f'{v:.1f}'}" for k, v in shown))
+    if metrics["mask_iou"] is not None:
+        rows.append(f"mask IoU in the box {metrics['mask_iou']:.3f}, mean of {metrics['matched']} matched detections")
+    return "\n".join(rows)
 
 
 def lost_in_words(run: Path) -> str:
@@ -128,11 +139,6 @@ def _check_reference(reference: Reference, run: Path, *, force: bool, best: bool
             f"{run} is the run of a head: its figures are not those of a reference",
             f"give the reference a directory of its own: --run {run}-{reference}",
         )
-
-
-def _fail(run: Path, error: Exception) -> None:
-    del run
-    raise error
 
 
 def _views(source: Cached, names: Sequence[str]) -> list[str]:

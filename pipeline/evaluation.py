@@ -7,7 +7,6 @@ own, quality.json (each image) and, in metrics/, per_class.json and pr.json (pre
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ from pycocotools.coco import COCO
 
 from featcache.progress import Progress, read
 
+from .contender import Contender
 from .data.panoptic import CATEGORIES
 from .data.sources import Batch, Cached, maps_asked_for
-from .detectors.base import Features
 from .errors import PipelineError
 from .files import JsonList, write_json
-from .heads.base import MaskHead, Masks
-from .heads.looks import looks, predict_looks
+from .heads.base import Masks
 from .masks.boundary import boundary_figures, boundary_known
 from .masks.coco_eval import RECALLS, Evaluation, Figures, coco_evaluation, coco_ground_truth
 from .masks.image_results import ImageResults, image_results
@@ -43,60 +41,18 @@ SEGMENT_QUALITY = "segment_quality.json"
 OWN_BOXES = "own_boxes.json"
 """Boxes of a head that tells its own, as COCO results in the order of results.json."""
 
-Predict = Callable[[Batch], Masks]
-"""A batch of one image -> its masks."""
-
 Drop = Callable[[Path, Exception], None]
 """Told of a run whose head failed; the others go on unless it raises."""
 
 
-@dataclass(frozen=True)
-class Contender:
-    """Who is evaluated, and the run directory that gets the files."""
-
-    folder: Path
-    predict: Predict
-    head: MaskHead | None = None
-    """What `predict` runs, to give its memory back."""
-    maps_read: tuple[str, ...] | None = None
-    """The maps that `predict` looks at, None for all."""
-
-    @classmethod
-    def of_head(cls, folder: Path, head: MaskHead, source: Cached, views: Sequence[str] = ()) -> "Contender":
-        """A trained head; for the rest see `predictor`."""
-        return cls(folder, predictor(head, source, views), head, head.maps_read)
+def stop(_folder: Path, error: Exception) -> None:
+    """A `Drop` that raises the error: where one head is all there is to evaluate."""
+    raise error
 
 
-def predictor(head: MaskHead, source: Cached, views: Sequence[str] = ()) -> Predict:
-    """The masks of a head, `finite`: means over these views too, where there are any (`heads/looks.py`)."""
-
-    def predict(batch: Batch) -> Masks:
-        if not views:
-            return finite(head.predict(batch.features, batch.counts)[0], batch)
-        info = batch.infos[0]
-        index = source.cache.index_of(info.id)
-
-        def see(view: str) -> Features:
-            return source.batch([(index, view)], head.maps_read).features
-
-        seen = looks(batch.features, info, views, see, first=batch.views[0])
-        return finite(predict_looks(head, seen), batch)
-
-    return predict
-
-
-def finite(masks: Masks, batch: Batch) -> Masks:
-    """The masks as they are; raises PipelineError with the image id where they are not numbers, as after a training
-    that ran away in its last step."""
-    if not masks.scores.isfinite().all() or masks.mask_logits.isnan().any():
-        raise PipelineError(
-            f"the masks of image {batch.infos[0].id} are not numbers: the head's weights or its input are not",
-            "train again with a lower lr; `evaluate --best` where the training was evaluated on the way",
-        )
-    return masks
-
-
-def evaluate_together(source: Cached, runs: Sequence[Path], *, holdout: int, drop: Drop) -> dict[Path, dict[str, Any]]:
+def evaluate_together(
+    source: Cached, runs: Sequence[Path], *, holdout: int, drop: Drop = stop
+) -> dict[Path, dict[str, Any]]:
     """The metrics of these runs, as `evaluate.main` gives them and with the files that it writes, but for lost_ap.json.
 
     Runs that were evaluated on the same images before are not evaluated again. holdout: see `evaluate.main`.
@@ -119,7 +75,7 @@ def evaluate_contenders(
     indices: Sequence[int],
     *,
     identity: Mapping[str, Any],
-    drop: Drop,
+    drop: Drop = stop,
     errors: bool = False,
     boundary: bool = True,
 ) -> dict[Path, dict[str, Any]]:

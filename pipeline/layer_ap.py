@@ -8,17 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from .contender import Contender, Predict, finite
 from .data.sources import Batch, Cached
 from .errors import PipelineError
-from .evaluation import (
-    DETAILS,
-    Contender,
-    Predict,
-    evaluate_contenders,
-    evaluation_identity,
-    finite,
-    images_to_evaluate,
-)
+from .evaluation import DETAILS, evaluate_contenders, evaluation_identity, images_to_evaluate
 from .files import write_json
 from .heads.base import MaskHead, Masks
 from .training.checkpoint import check_features, load_head
@@ -52,7 +45,7 @@ def main(*, cache: Path, run: Path, holdout: int = 0, device: str = "cpu") -> li
             for layer in range(count)
         ]
         identity = evaluation_identity(source, holdout, indices)
-        found = evaluate_contenders(source, contenders, indices, identity=identity, drop=_fail, boundary=False)
+        found = evaluate_contenders(source, contenders, indices, identity=identity, boundary=False)
     rows = [
         {"layer": layer, **{kind: found[contender.folder][kind] for kind in ("own_bbox", "segm")}}
         for layer, contender in enumerate(contenders)
@@ -93,7 +86,3 @@ def _after(head: MaskHead, layer: int) -> Predict:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def _fail(_run: Path, error: Exception) -> None:
-    raise error

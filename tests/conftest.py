@@ -1,9 +1,15 @@
 """Fixtures that every test may use."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tiny import Tiny
 
 # Networks of a few thousand weights gain nothing from threads, and lose much where other work shares the processor.
 # Before torch is imported, and for the processes that tests start.
@@ -17,3 +23,11 @@ def shared() -> Path:
     if not (folder / "coco-mini").is_dir():
         pytest.skip(f"no real data: {folder}/coco-mini is absent (set FEATCACHE_SHARED)")
     return folder
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    """Eight drawn pictures with annotations, and a random detector, in `tmp_path / "data"`."""
+    from tiny import write_tiny
+
+    return write_tiny(tmp_path / "data")

@@ -1,79 +1,23 @@
-import contextlib
-import io
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from tiny import Tiny, write_tiny
+from perfect import perfect_cache, read_back
+from tiny import Tiny
 
 from featcache import Cache, CacheWriter
-from pipeline import evaluate, evaluation, extract, train
+from pipeline import evaluate, extract, train
 from pipeline.data.coco import load_coco, read_image
-from pipeline.data.sources import Batch, Cached
-from pipeline.data.transforms import original_to_view, view_to_original, xywh_to_xyxy
+from pipeline.data.transforms import view_to_original
 from pipeline.detectors.registry import build_detector
 from pipeline.errors import PipelineError, UsageError
-from pipeline.heads.base import Masks
-from pipeline.masks import rle
 from pipeline.masks.coco_eval import FIGURES, coco_figures, coco_ground_truth
-from pipeline.masks.image_results import finished, image_results
-from pipeline.masks.references import box_logits
 from pipeline.masks.results import box_results
 
 DEIMV2 = {"femto": 34.1, "atto": 25.2}
 """Box AP on the real subset, from the README beside the weights."""
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Tiny:
-    return write_tiny(tmp_path / "data")
-
-
-def read_back(tiny: Tiny, file: Path, kind: Any) -> list[float | None]:
-    """The twelve figures that pycocotools gives for a file of results, beside the annotation file."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(tiny.annotations)
-        judge = COCOeval(truth, truth.loadRes(str(file)), kind)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return [None if value < 0 else round(100 * value, 4) for value in judge.stats.tolist()]
-
-
-def never(_run: Path, error: Exception) -> None:
-    """No head may drop out."""
-    raise error
-
-
-def perfect_cache(tiny: Tiny, path: Path, view: str = "orig") -> Path:
-    """A cache whose detections are the ground-truth boxes, tight around the masks, with the right labels."""
-    whole = extract.main(**tiny.arguments, cache=path.with_name("source"), views=(view,))
-    source, coco = Cache(whole), load_coco(tiny.annotations)
-    ids = [category["id"] for category in coco.categories]
-    with CacheWriter(path, source.spec, coco.images, coco.ground_truth) as writer:
-        for index, (info, truth) in enumerate(zip(coco.images, coco.ground_truth, strict=True)):
-            hw, entry = (info.height, info.width), source.entry(index, view)
-            kept = np.flatnonzero(~truth.iscrowd)
-            tight = np.array([rle.box_xywh(truth.rles[k], hw) for k in kept]).reshape(-1, 4)
-            boxes = original_to_view(xywh_to_xyxy(torch.from_numpy(tight)), hw, view).float()
-            labels = torch.tensor([ids.index(c) for c in truth.category_ids[kept].tolist()], dtype=torch.int64)
-            writer.put(
-                index,
-                view,
-                maps=entry.maps,
-                queries=entry.queries[: len(kept)],
-                boxes=boxes,
-                scores=torch.linspace(0.9, 0.5, len(kept)),
-                labels=labels,
-                input_hw=entry.input_hw,
-            )
-    return path
 
 
 @pytest.mark.parametrize("view", ["orig", "hflip"])
@@ -85,23 +29,6 @@ def test_oracle_masks_in_perfect_boxes_are_perfect(tiny: Tiny, tmp_path: Path, v
     assert metrics["mask_iou"] > 0.97
     assert metrics["matched"] == 14
     assert metrics["images"] == 8
-
-
-def test_masks_on_a_grid_over_the_whole_image_are_pasted_there(tiny: Tiny, tmp_path: Path) -> None:
-    source = Cached(perfect_cache(tiny, tmp_path / "perfect"))
-    batch = source.batch([(0, "orig")])
-    n, info = batch.counts[0], batch.infos[0]
-    left_half = torch.full((n, 8, 8), -5.0)
-    left_half[:, :, :4] = 5.0
-    features = batch.features
-    detections = {"boxes": features.boxes[0], "scores": features.scores[0], "labels": features.labels[0]}
-    frames = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).expand(n, 4)
-    found = image_results(batch, Masks(left_half, **detections, frames=frames), source.categories)
-    image_hw = (info.height, info.width)
-    for result in found.masks:
-        mask = rle.decode(result["segmentation"]["counts"].encode(), image_hw)
-        assert mask[:, : info.width // 2 - 1].all()
-        assert not mask[:, info.width // 2 + 1 :].any()
 
 
 def test_filled_boxes_are_good_for_squares_only(tiny: Tiny, tmp_path: Path) -> None:
@@ -122,27 +49,6 @@ def test_a_reference_reads_no_map(tiny: Tiny, tmp_path: Path, reference: Any, mo
     )
     evaluate.main(cache=cache, run=tmp_path / "run", reference=reference)
     assert asked == [()] * 8
-
-
-def test_heads_evaluated_together_get_the_maps_of_all(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = perfect_cache(tiny, tmp_path / "perfect")
-    rows = {"c1": {}, "no-c1": {"c1": "false"}}
-    runs = [train.main(cache=cache, head="baseline", run=tmp_path / name, settings=one) for name, one in rows.items()]
-    asked: list[Any] = []
-    read = Cache.read
-    monkeypatch.setattr(
-        Cache, "read", lambda self, index, view, levels: [asked.append(levels), read(self, index, view, levels)][1]
-    )
-    alone = evaluate.main(cache=cache, run=runs[1])
-    assert asked == [("e8",)] * 8
-    for file in ("metrics.json", "evaluated.json"):
-        (runs[1] / file).unlink()
-    asked.clear()
-    together = evaluation.evaluate_together(Cached(cache), runs, holdout=0, drop=never)
-    assert asked == [("c1", "e8")] * 8
-    assert together[runs[1]] == alone
 
 
 def test_files_of_the_run_hold_what_is_returned(tiny: Tiny, tmp_path: Path) -> None:
@@ -171,72 +77,6 @@ def test_pycocotools_reads_the_results_back_to_the_same_figures(
     assert [metrics[kind][name] for name in FIGURES] == read_back(tiny, tmp_path / "run" / file, kind)
 
 
-def test_boxes_of_the_heads_own_have_an_ap_of_their_own(tiny: Tiny, tmp_path: Path) -> None:
-    """Looser than the detector's, which are perfect, and in another order; all files are read back by pycocotools."""
-    source, run = Cached(perfect_cache(tiny, tmp_path / "perfect")), tmp_path / "run"
-
-    def predict(batch: Batch) -> Masks:
-        boxes, labels = batch.features.boxes[0].flip(0), batch.features.labels[0].flip(0)
-        loose = boxes * torch.tensor([1, 1, 1.3, 1.3])
-        scores = torch.linspace(0.9, 0.5, len(boxes))
-        return Masks(box_logits(boxes), loose, scores, labels, frames=boxes, own_boxes=True)
-
-    indices = evaluation.images_to_evaluate(source, 0)
-    arguments: dict[str, Any] = {"indices": indices, "identity": {}, "drop": never, "errors": True}
-    metrics = evaluation.evaluate_contenders(source, [evaluation.Contender(run, predict)], **arguments)[run]
-    assert metrics["bbox"]["AP50"] == 100
-    assert metrics["own_bbox"]["AP75"] == 0  # 1 / 1.3^2 and a little
-    for kind, iou_type, file in (
-        ("segm", "segm", "results.json"),
-        ("bbox", "bbox", "boxes.json"),
-        ("own_bbox", "bbox", "own_boxes.json"),
-    ):
-        assert [metrics[kind][name] for name in FIGURES] == read_back(tiny, run / file, iou_type), kind
-    rows = json.loads((run / "metrics" / "per_class.json").read_text())
-    assert np.mean([row["own_bbox"]["AP"] for row in rows if row["objects"]]) == pytest.approx(
-        metrics["own_bbox"]["AP"], abs=1e-3
-    )
-    assert np.mean(json.loads((run / "metrics" / "pr.json").read_text())["own_bbox"]["0.50"]) == pytest.approx(
-        metrics["own_bbox"]["AP50"], abs=0.01
-    )
-    again = evaluate.main(cache=tmp_path / "perfect", run=run, reference="box")
-    assert "own_bbox" not in again
-    assert not (run / "own_boxes.json").exists()
-
-
-def test_quality_in_the_image_ranks_the_masks() -> None:
-    """The better class has the worse mask: after it is pasted it comes second, box and label with it."""
-    logits = torch.full((2, 4, 4), 0.2)
-    logits[1] = 4.0
-    boxes = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]])
-    arguments: dict[str, Any] = {"boxes": boxes, "scores": torch.tensor([0.9, 0.7]), "labels": torch.tensor([3, 1])}
-    masks, counts = finished(Masks(logits, **arguments, own_boxes=True, judge_pasted=True), (20, 40))
-    torch.testing.assert_close(masks.scores, torch.tensor([0.7 * 0.98201, 0.9 * 0.54983]), atol=1e-4, rtol=0)
-    assert masks.labels.tolist() == [1, 3]
-    assert torch.equal(masks.boxes, boxes.flip(0))
-    assert torch.equal(masks.mask_logits, logits.flip(0))
-    assert (masks.own_boxes, masks.judge_pasted) == (True, False)
-    assert [rle.box_xywh(one, (20, 40)) for one in counts] == [[20, 0, 20, 20], [0, 0, 20, 20]]
-    as_they_are, _ = finished(Masks(logits, **arguments), (20, 40))
-    assert as_they_are.labels.tolist() == [3, 1]
-
-
-def test_boundary_ap_is_there_where_its_package_is(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that was evaluated without it is evaluated again once it is installed, and not a third time."""
-    cache = perfect_cache(tiny, tmp_path / "perfect")
-    run = train.main(cache=cache, head="baseline", run=tmp_path / "run")
-    source, counted = Cached(cache), []
-    monkeypatch.setattr(evaluation, "boundary_known", lambda: False)
-    arguments: dict[str, Any] = {"holdout": 0, "drop": never}
-    assert "boundary" not in evaluation.evaluate_together(source, [run], **arguments)[run]
-    monkeypatch.setattr(evaluation, "boundary_known", lambda: True)
-    monkeypatch.setattr(evaluation, "boundary_figures", lambda *_: counted.append(1) or dict.fromkeys(FIGURES, 1.0))
-    for _ in range(2):
-        metrics = evaluation.evaluate_together(source, [run], **arguments)[run]
-        assert metrics["boundary"] == dict.fromkeys(FIGURES, 1.0)
-    assert counted == [1]
-
-
 def test_classes_and_curves_average_to_the_figures(tiny: Tiny, tmp_path: Path) -> None:
     run = tmp_path / "run"
     metrics = evaluate.main(cache=perfect_cache(tiny, tmp_path / "perfect"), run=run, reference="box")
@@ -260,23 +100,6 @@ def test_only_loose_masks_lose_ap_in_perfect_boxes(tiny: Tiny, tmp_path: Path) -
     now = metrics["segm"]["AP"]
     assert left == {"AP": now, "missed": now, "wrong_class": now, "false": now, "loose_mask": 100}
     assert evaluate.lost_in_words(run).endswith(f"false +0.0, loose mask {100 - now:+.1f}")
-
-
-def test_one_run_alone_is_one_run_of_many(tiny: Tiny, tmp_path: Path) -> None:
-    """The same loop: the same files, but for what costs more evaluations, which is not left over from before."""
-    cache = extract.main(**tiny.arguments, cache=tmp_path / "c")
-    runs = [train.main(cache=cache, head="baseline", run=tmp_path / name) for name in ("a", "b")]
-    alone = evaluate.main(cache=cache, run=runs[0])
-    evaluate.main(cache=cache, run=tmp_path / "box", reference="box")
-    shutil.copytree(tmp_path / "box", runs[1], dirs_exist_ok=True)
-    files = {file.relative_to(runs[0]): file.read_bytes() for file in runs[0].rglob("*.json")}
-
-    together = evaluation.evaluate_together(Cached(cache), runs, holdout=0, drop=never)
-    assert together[runs[0]] == together[runs[1]] == alone
-    more = {Path("boxes.json"), Path("metrics/lost_ap.json")}
-    for name in set(files) - more:
-        assert (runs[1] / name).read_bytes() == files[name] == (runs[0] / name).read_bytes(), name
-    assert not any((runs[1] / name).exists() for name in more)  # they were the reference's
 
 
 def test_a_reference_keeps_away_from_the_figures_of_a_head(tiny: Tiny, tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import Tiny, write_tiny
+from tiny import Tiny
 
-from pipeline import evaluate, evaluation, extract, train
+from pipeline import contender, evaluate, extract, train
 from pipeline.data.sources import Cached
 from pipeline.data.transforms import flip_boxes
 from pipeline.errors import PipelineError
@@ -14,11 +14,6 @@ from pipeline.masks.scores import mask_quality
 from pipeline.training.checkpoint import load_head
 
 HEAD = {"hidden": "8", "roi": "8", "image_layers": "1", "box_layers": "1", "heads": "2", "mask_scoring": "false"}
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Tiny:
-    return write_tiny(tmp_path / "data")
 
 
 def test_views_take_part_in_the_masks_and_in_nothing_else(tiny: Tiny, tmp_path: Path) -> None:
@@ -42,7 +37,7 @@ def test_views_take_part_in_the_masks_and_in_nothing_else(tiny: Tiny, tmp_path: 
     queries = [batch.features.queries[0]]
     one = head.infer(batch.features, [batch.features.boxes[0]], queries).mask_logits
     other = head.infer(mirror.features, [flip_boxes(batch.features.boxes[0])], queries).mask_logits.flip(-1)
-    masks = evaluation.predictor(head, source, ["hflip"])(batch)
+    masks = contender.predictor(head, source, ["hflip"])(batch)
     torch.testing.assert_close(masks.mask_logits, (one + other) / 2, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(masks.boxes, batch.features.boxes[0])
     torch.testing.assert_close(masks.scores, batch.features.scores[0] * mask_quality((one + other) / 2))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import SIDE, Tiny, write_onnx, write_tiny
+from tiny import SIDE, Tiny, write_onnx
 
 from featcache import Cache, CacheError
 from pipeline import extract
@@ -23,11 +23,6 @@ from pipeline.detectors.registry import build_detector
 from pipeline.errors import PipelineError, UsageError
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Tiny:
-    return write_tiny(tmp_path / "data")
 
 
 def same(first: Path, second: Path) -> bool:

@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import Tiny, write_tiny
+from tiny import Tiny
 from tiny_hf import write_hf
 from typer.testing import CliRunner, Result
 
 from featcache import Cache
 from pipeline.cli import app
 from pipeline.masks.boundary import boundary_known
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Tiny:
-    return write_tiny(tmp_path / "data")
 
 
 def call(*words: object) -> Result:

@@ -10,16 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..contender import Contender, predictor
 from ..data.sources import Cached
 from ..errors import PipelineError
-from ..evaluation import (
-    EVALUATED,
-    Contender,
-    evaluate_contenders,
-    evaluation_identity,
-    images_to_evaluate,
-    predictor,
-)
+from ..evaluation import EVALUATED, evaluate_contenders, evaluation_identity, images_to_evaluate
 from ..heads.base import MaskHead
 from .checkpoint import BEST, Run, check_features, save_tensors
 from .track import Track, validations
@@ -63,7 +57,7 @@ class Validation:
         contender = Contender(folder, predictor(head, self.source), maps_read=head.maps_read)
         with evaluating(head, amp=self.config.amp == "bf16"):
             found = evaluate_contenders(
-                self.source, [contender], self.indices, identity=self.identity, drop=_fail, errors=last, boundary=last
+                self.source, [contender], self.indices, identity=self.identity, errors=last, boundary=last
             )
         metrics = found[contender.folder]
         figures = {**metrics["segm"], "mask_iou": metrics["mask_iou"]}
@@ -99,7 +93,3 @@ def _ap(figures: dict[str, Any]) -> float:
     """For comparing: PQ of a panoptic head, mIoU of a semantic one, mask AP of any other; undefined without objects."""
     name = next((name for _, name in SEGMENTS if name in figures), "AP")
     return -1.0 if figures[name] is None else figures[name]
-
-
-def _fail(_folder: Path, error: Exception) -> None:
-    raise error

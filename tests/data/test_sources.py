@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Tiny, write_tiny
+from tiny import Tiny
 
 from featcache import Cache, CacheError
 from pipeline import extract
@@ -20,11 +20,6 @@ from pipeline.heads.registry import build_head
 from pipeline.training.recipe import load_recipe, override
 
 PAIRS = [(0, "orig"), (3, "hflip"), (5, "orig")]
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Tiny:
-    return write_tiny(tmp_path / "data")
 
 
 @pytest.mark.parametrize(("codec", "tolerance"), [("none", 0.0), ("fp16", 1e-2), ("uint8", 3e-2)])
