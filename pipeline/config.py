@@ -41,7 +41,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 def from_table(cls: type[C], table: Mapping[str, Any], where: str) -> C:
     """An instance of the dataclass `cls` from a TOML table; `where` (the file) opens every message."""
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # pyright: ignore[reportArgumentType]
     for key in table:
         if key not in fields:
             close = nearest(key, fields)

@@ -207,7 +207,7 @@ def collate(
     """Entries of a cache as one batch; maps and detections are zero beyond each image's own."""
     features = Features(
         maps={name: pad_maps([entry.maps[name] for entry in entries]) for name in entries[0].maps},
-        encoder=tuple(spec.source["encoder"]),  # pyright: ignore[reportArgumentType]
+        encoder=tuple(spec.source["encoder"]),
         strides={level.name: level.stride for level in spec.levels},
         queries=pad([entry.queries for entry in entries]),
         boxes=pad([entry.boxes for entry in entries]),

@@ -22,6 +22,7 @@ MAP_TEMPERATURE = 20.0
 class Dino(nn.Module):
     """The network. `backbone` gives maps of strides 4, 8, 16, 32 and tells their `channels`.
 
+    classes: how many class logits. The other sizes are fields of `NativeConfig`, which has those of the official ones.
     levels: 4 starts at stride 8, 5 at stride 4. query_tap: whether `Decoded.states` are those after the decoder's last
     norm, which the heads read ("normed"), or those before it, which the next layer reads ("raw").
     """
@@ -32,14 +33,14 @@ class Dino(nn.Module):
         *,
         classes: int,
         queries: int,
-        width: int = 256,
-        levels: int = 4,
-        encoder_layers: int = 6,
-        decoder_layers: int = 6,
-        heads: int = 8,
-        points: int = 4,
-        feed_forward: int = 2048,
-        query_tap: Literal["normed", "raw"] = "normed",
+        width: int,
+        levels: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        heads: int,
+        points: int,
+        feed_forward: int,
+        query_tap: Literal["normed", "raw"],
     ) -> None:
         super().__init__()
         self.backbone, self.query_tap = backbone, query_tap

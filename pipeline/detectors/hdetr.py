@@ -43,7 +43,10 @@ class Decoded:
 
 
 class HDetr(nn.Module):
-    """The network. `backbone` gives maps of strides 4, 8, 16, 32 and tells their `channels`."""
+    """The network. `backbone` gives maps of strides 4, 8, 16, 32 and tells their `channels`.
+
+    classes: how many class logits. The other sizes are fields of `NativeConfig`, which has those of the official ones.
+    """
 
     def __init__(
         self,
@@ -51,13 +54,13 @@ class HDetr(nn.Module):
         *,
         classes: int,
         queries: int,
-        width: int = 256,
-        levels: int = 4,
-        encoder_layers: int = 6,
-        decoder_layers: int = 6,
-        heads: int = 8,
-        points: int = 4,
-        feed_forward: int = 2048,
+        width: int,
+        levels: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        heads: int,
+        points: int,
+        feed_forward: int,
     ) -> None:
         super().__init__()
         self.backbone = backbone

@@ -20,9 +20,6 @@ from .classes import category_columns
 from .device import torch_device
 from .hf_checkpoint import Checkpoint, classes_of, load_model, open_checkpoint, transform_of
 
-PREFIX = "hf:"
-"""Of the names in this file."""
-
 
 @dataclass(frozen=True)
 class Family:

@@ -112,7 +112,7 @@ def _download(hub_id: str) -> Path:
 def transformers_package() -> Any:
     """The package; raises PipelineError where it, or timm with the backbones of some models, is missing."""
     try:
-        import timm  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import timm  # noqa: F401
         import transformers
     except ImportError as error:
         raise PipelineError(f"hf: detectors need the package '{error.name}'", "pip install 'featcache[hf]'") from None

@@ -48,11 +48,11 @@ class Widths:
         return cls(
             channels={level.name: level.channels for level in spec.levels},
             strides={level.name: level.stride for level in spec.levels},
-            encoder=tuple(spec.source["encoder"]),  # pyright: ignore[reportArgumentType]
+            encoder=tuple(spec.source["encoder"]),
             query_dim=spec.query_dim,
-            classes=len(spec.recipe["categories"]),  # pyright: ignore[reportArgumentType]
+            classes=len(spec.recipe["categories"]),
             segments=segment_classes(spec),
-            encoder_layer=spec.source.get("encoder_layer", 0),  # pyright: ignore[reportArgumentType]
+            encoder_layer=spec.source.get("encoder_layer", 0),
         )
 
 

@@ -78,7 +78,19 @@ def test_boxes_and_states_of_the_layers_are_those_of_the_dino_detector() -> None
     backbone: Any = nn.Identity()
     backbone.channels = [8, 8, 8, 8]
     sizes: dict[str, Any] = {"heads": 4, "points": 2, "feed_forward": 24}
-    peer = Dino(backbone, classes=classes, queries=7, width=32, levels=4, decoder_layers=0, encoder_layers=0)
+    peer = Dino(
+        backbone,
+        classes=classes,
+        queries=7,
+        width=32,
+        levels=4,
+        encoder_layers=0,
+        decoder_layers=0,
+        heads=8,
+        points=4,
+        feed_forward=8,
+        query_tap="normed",
+    )
     decoder = MaskDinoDecoder(width, layers=3, levels=2, guiding_tokens=0, **sizes)
     readout = Readout(width, classes)
     with torch.no_grad():
