@@ -55,3 +55,9 @@ def _check(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, 
     if found != wanted or weights.shape != locations.shape[:-1] or tokens != sum(h * w for h, w in shapes):
         tensors = ", ".join(str(tuple(one.shape)) for one in (value, locations, weights))
         raise PipelineError(f"deformable attention over {list(shapes)}: value, locations and weights are {tensors}")
+    if not value.device == locations.device == weights.device:  # a kernel would read addresses that are none to it
+        raise PipelineError(
+            f"deformable attention of values on {value.device}, locations on {locations.device} and weights on "
+            f"{weights.device}",
+            "move them to one device",
+        )

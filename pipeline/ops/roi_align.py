@@ -165,5 +165,9 @@ def _check(levels: Sequence[Level], boxes: Sequence[Tensor], *, composite: bool)
             raise PipelineError("a map has more cells than the first", "give the finest map first")
     if len(boxes) != first.images:
         raise PipelineError(f"boxes of {len(boxes)} images for maps of {first.images}")
+    device = first.values.device
+    for one in (*(part for level in levels for part in (level.values, level.scale, level.offset)), *boxes):
+        if one is not None and one.device != device:  # a kernel would read addresses that are none to it
+            raise PipelineError(f"RoIAlign of maps and boxes on {device} and {one.device}", "move them to one device")
     if any(rows.dim() != 2 or rows.shape[1] != 4 for rows in boxes):
         raise PipelineError(f"boxes must be n x 4, these are {', '.join(str(tuple(rows.shape)) for rows in boxes)}")

@@ -128,3 +128,13 @@ def test_shapes_that_contradict_each_other_are_refused(broken: str) -> None:
         weights = weights[..., :3]
     with pytest.raises(PipelineError, match="deformable attention over"):
         ms_deform_attn(value, shapes, locations, weights)
+
+
+@pytest.mark.parametrize("strayed", ["value", "locations", "weights"])
+def test_what_lies_on_two_devices_is_refused(strayed: str) -> None:
+    """Kernels take addresses as they are: one of the processor's memory would end every later use of the GPU."""
+    one = case(SHAPES)
+    parts = {"value": one.value, "locations": one.locations, "weights": one.weights}
+    parts[strayed] = parts[strayed].to("meta")
+    with pytest.raises(PipelineError, match="move them to one device"):
+        ms_deform_attn(parts["value"], SHAPES, parts["locations"], parts["weights"])

@@ -157,3 +157,14 @@ def test_contradictions_are_refused(levels: Any, message: str) -> None:
     maps = torch.zeros(1, 2, 4, 4)
     with pytest.raises(PipelineError, match=message):
         roi_align(levels(maps), [BOX], 3)
+
+
+@pytest.mark.parametrize("strayed", ["map", "scale", "boxes"])
+def test_what_lies_on_two_devices_is_refused(strayed: str) -> None:
+    """Kernels take addresses as they are: one of the processor's memory would end every later use of the GPU."""
+    elsewhere = {strayed: torch.device("meta")}
+    maps = torch.zeros(1, 2, 4, 4, dtype=torch.uint8)
+    scale, offset = torch.ones(1, 2, device=elsewhere.get("scale")), torch.ones(1, 2)
+    levels = [Level(maps, 4, None, scale, offset), (torch.zeros(1, 2, 2, 2, device=elsewhere.get("map")), 8)]
+    with pytest.raises(PipelineError, match="on cpu and meta"):
+        roi_align(levels, [BOX.to(elsewhere.get("boxes"))], 3)
