@@ -122,6 +122,8 @@ class Loader:
                 for _, _, futures in ahead:
                     for future in futures:
                         future.cancel()
+                if self.device.type == "cuda":  # torch lends freed buffers again, whatever is still copied from them
+                    torch.cuda.synchronize(self.device)
         self.epoch, self.position = self.epoch + 1, 0
 
     def _batches(self) -> list[list[Pair]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pretend_gpu import pretended
 
 from featcache import Cache, CacheError, Loader
 from featcache.errors import NotDoneError
@@ -102,3 +103,21 @@ def test_gpu_decodes_to_the_same_values(make_cache: Maker) -> None:
             assert entry.boxes.is_cuda
             for name, values in cache[entry.index].maps.items():
                 torch.testing.assert_close(entry.maps[name].cpu(), values, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 9])
+def test_buffers_are_kept_until_a_gpu_has_copied_from_them(
+    make_cache: Maker, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    """After a whole pass and one that is broken off, torch may lend the memory to the next pass at once."""
+    cache = Cache(make_cache(5))
+    waited: list[str] = []
+    with pretended(monkeypatch):
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append(str(device)))
+        given = iter(Loader(cache, 2, device="cuda", depth=1))
+        for _ in range(batches):
+            assert not waited
+            if next(given, None) is None:
+                break
+        given.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert waited == ["cuda"]
