@@ -1,7 +1,9 @@
 """Stage 2 on a small cache: it learns, from the cache alone, and a run that was stopped ends as one that was not."""
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from tiny import write_tiny
 
 from featcache import Cache, maintain
 from pipeline import evaluate, extract, train
+from pipeline.data.sources import Cached
 from pipeline.errors import PipelineError
 from pipeline.heads.base import HeadOutput
 from pipeline.heads.mask_frozen_detr import MaskFrozenDetr
-from pipeline.training.checkpoint import load_head
+from pipeline.training.checkpoint import claim_run, describe_run, load_head
+from pipeline.training.recipe import load_recipe, override
 from pipeline.training.trainer import Trainer
 
 SETTINGS = {"steps": "12", "warmup": "0", "batch_size": "2", "roi": "8", "log_every": "4", "checkpoint_every": "5"}
@@ -229,3 +233,30 @@ def test_features_of_another_detector_are_refused_by_field(cache: Path, tmp_path
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(PipelineError, match=r"name is 'toy'.*'another'"):
         evaluate.main(cache=cache, run=run)
+
+
+def test_a_released_trainer_holds_no_weights(cache: Path, tmp_path: Path) -> None:
+    """The heads that go on have their memory."""
+    source = Cached(cache)
+    run = describe_run(override(load_recipe("unet"), {**SETTINGS, "hidden": "16", "ema": "0.9"}), source.spec)
+    claim_run(tmp_path / "run", run)
+    trainer = Trainer(tmp_path / "run", run, source.device)
+    trainer.step(source.batch([(0, "orig"), (1, "orig")]))
+    models = [*trainer.learning.values(), *trainer.averages.values()]
+    held = [weakref.ref(parameter) for model in models for parameter in model.parameters()]
+    trainer.release()
+    gc.collect()
+    assert held
+    assert not any(parameter() is not None for parameter in held)
+
+
+@pytest.mark.parametrize("words", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"])
+def test_memory_that_runs_out_outside_of_torch_is_told_as_such(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    def failing(*_: object) -> object:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(Trainer, "_update", failing)
+    with pytest.raises(PipelineError, match="out of memory at step 0"):
+        train.main(cache=cache, head="unet", run=tmp_path / "run", settings=SETTINGS)

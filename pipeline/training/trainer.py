@@ -23,6 +23,9 @@ from .randomness import OwnRandom
 from .track import TERMS, Track
 from .validation import Validation
 
+NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What a RuntimeError says where it was this machine's memory, or a GPU's but not torch's share of it."""
+
 
 class Trainer:
     """A head with its optimiser, averaged weights and random streams; nothing of it depends on who trains beside it.
@@ -133,6 +136,7 @@ class Trainer:
         """Give back the memory of weights and optimiser; the trainer is of no use after it."""
         self.optimizer.zero_grad()
         self.optimizer.state.clear()
+        self.optimizer.param_groups.clear()  # `to` below makes new parameters, these hold the old ones
         for model in (*self.learning.values(), *self.averages.values()):
             model.to("meta")
         if self.device.type == "cuda":
@@ -271,8 +275,7 @@ class _Since:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether the memory did not suffice, of a GPU or of this machine, which PyTorch says in other words."""
-    words = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in words
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
