@@ -82,10 +82,11 @@ class Header:
         """
         import numpy as np
 
-        data = self._bytes(view, name, np.dtype(dtype).itemsize, self.images if count is None else count)
+        count = self.images if count is None else count
+        data = self._bytes(view, name, np.dtype(dtype).itemsize, count)
         if data is None:
             return None
-        return np.frombuffer(data, dtype).reshape(-1, *self.array(f"views/{view}/{name}")["shape"][1:])
+        return np.frombuffer(data, dtype).reshape(count, *self.array(f"views/{view}/{name}")["shape"][1:])
 
     def _bytes(self, view: str, name: str, itemsize: int, count: int) -> bytes | None:
         """Of `rows`."""
@@ -93,7 +94,7 @@ class Header:
         array = self.array(path)
         if _codecs(array) != ["bytes"]:
             return None
-        rows, *row = array["chunk_grid"]["configuration"]["chunk_shape"]
+        rows, row = array["chunk_grid"]["configuration"]["chunk_shape"][0], array["shape"][1:]
         width = math.prod(row) * itemsize
         parts = list[bytes]()
         for chunk in range(-(-count // rows)):

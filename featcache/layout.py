@@ -39,7 +39,7 @@ class RowArray:
 
     def chunk_rows(self, images: int) -> int:
         """Rows in one file, so that all files of this array are about equal."""
-        files = math.ceil(images * self.row_bytes / ROW_CHUNK_BYTES)
+        files = math.ceil(images * self.row_bytes / ROW_CHUNK_BYTES) or 1  # none where rows have no bytes
         return math.ceil(images / files)
 
 

@@ -40,27 +40,35 @@ def one_thread_if_small(maps: Iterable[Tensor]) -> Generator[None]:
 
 def detection_rows(
     arrays: Mapping[str, RowArray],  # of the view, by name
-    queries: Tensor,  # "n d"
-    boxes: Tensor,  # "n 4"
-    scores: Tensor,  # "n"
-    labels: Tensor,  # "n"
+    detections: Mapping[str, Tensor | None],
     *,
     name: str,
 ) -> dict[str, NDArray[Any]]:
-    """Rows of the detections, zeros after the n given; raises BadValueError, naming the image as `name`."""
-    count, (most,) = len(boxes), arrays["scores"].shape
+    """Rows of the detections, zeros after the n given; raises BadValueError, naming the image as `name`.
+
+    detections: boxes "n 4", scores "n", labels "n", queries "n d"; all None where n is 0.
+    """
+    missing = [key for key, values in detections.items() if values is None]
+    if 0 < len(missing) < len(detections):
+        raise BadValueError(
+            f"{name}: detections without {', '.join(missing)}", "give all four tensors, or none of them"
+        )
+    count, (most,) = 0 if detections["boxes"] is None else len(detections["boxes"]), arrays["scores"].shape
     if count > most:
         raise BadValueError(f"{name}: {count} detections given, cache holds {most}")
     rows: dict[str, NDArray[Any]] = {"count": np.array(count)}
-    for key, values in (("boxes", boxes), ("scores", scores), ("labels", labels), ("queries", queries)):
-        array, given = arrays[key], values.detach().cpu()
+    for key, values in detections.items():
+        array = arrays[key]
+        rows[key] = np.zeros(array.shape, array.dtype)
+        if values is None:
+            continue
+        given = values.detach().cpu()
         given = (given.float() if given.is_floating_point() else given).numpy()
         if given.shape != (count, *array.shape[1:]):
             raise BadValueError(f"{name}: {key} are {given.shape}, expected {(count, *array.shape[1:])}")
         finite = np.isfinite(given)
         if not finite.all():
             raise BadValueError(f"{name}: {key} hold {given[~finite][0]} at {np.argwhere(~finite)[0].tolist()}")
-        rows[key] = np.zeros(array.shape, array.dtype)
         rows[key][:count] = given
     return rows
 

@@ -18,6 +18,8 @@ def write_rows(root: Path, rows: Iterable[tuple[RowFiles, int, bytes]]) -> None:
     """Write rows, each given with its array and index; on disk when this returns."""
     parts: dict[tuple[str, int], dict[int, bytes]] = {}
     for files, index, data in rows:
+        if not data:  # a cache without detections
+            continue
         key, offset = files.place(index)
         parts.setdefault((key, files.chunk_rows * files.row_bytes), {})[offset] = data
     changed: set[Path] = set()

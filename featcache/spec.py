@@ -74,13 +74,14 @@ class CacheSpec:
 
     `source` says what made the features (detector, weights hash, configuration, transform), `dataset` which images and
     annotations. Both are in the fingerprint; `recipe` (command, categories, library versions, folders) is not.
-    `further_truth` names what ground truth there is beside the annotations, such as "panoptic".
-    `max_error` is for codec uint8, 0 stores every channel in 255 steps; with other codecs it is always 0.
+    `detections` and `query_dim` are the most detections of an image and the width of their queries, 0 for features of a
+    model that detects nothing. `further_truth` names what ground truth there is beside the annotations, such as
+    "panoptic". `max_error` is for codec uint8, 0 stores every channel in 255 steps; with other codecs it is always 0.
     """
 
     levels: tuple[LevelSpec, ...]
-    detections: int
-    query_dim: int
+    detections: int = 0
+    query_dim: int = 0
     codec: Codec = "uint8"
     max_error: float = MAX_ERROR
     views: tuple[str, ...] = ("orig",)
@@ -100,6 +101,8 @@ class CacheSpec:
         if not 0 <= self.max_error < 1:
             raise CacheError(f"max_error is {self.max_error}, must be at least 0 and below 1", "0.0025 is 0.25 %")
         object.__setattr__(self, "max_error", float(self.max_error) if self.codec == "uint8" else 0.0)
+        if min(self.detections, self.query_dim) < 0:
+            raise CacheError(f"detections {self.detections} and query_dim {self.query_dim} must not be negative")
         for what, names in (("level", [level.name for level in self.levels]), ("view", list(self.views))):
             if not names or len(set(names)) != len(names):
                 raise CacheError(f"{what} names must be given and differ, got {names}")
@@ -225,6 +228,14 @@ class GroundTruth:
     areas: NDArray[np.float64]  # k
     iscrowd: NDArray[np.bool_]  # k
     rles: list[bytes]  # k
+
+    @classmethod
+    def none(cls) -> GroundTruth:
+        """Of an image without annotations."""
+        import numpy as np
+
+        counts = np.zeros(0, np.int64)
+        return cls(counts, counts, np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.bool_), [])
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -244,7 +244,7 @@ def _create_rows(group: zarr.Group, path: str, row: RowArray, images: int) -> No
         path,
         shape=(images, *row.shape),
         dtype=row.dtype,
-        chunks=(row.chunk_rows(images), *row.shape),
+        chunks=(row.chunk_rows(images), *(max(1, side) for side in row.shape)),
         compressors=None,
         chunk_key_encoding=cast(Any, _KEYS),
         fill_value=0,

@@ -38,7 +38,8 @@ class CacheWriter:
     of at most `queue` images, so memory stays bounded however slow the disk is. Files that are complete are flushed,
     and their images marked done, as soon as they are `flush_bytes` or one has waited for two seconds. `shard` images
     share a file, by default 8 small ones, and more where it takes more to keep the cache below 100,000 files.
-    `further_truth` gives each of the spec's by name, one for each image; it is asked only where the cache is new.
+    `ground_truth` has the annotations of each image, None where there are none. `further_truth` gives each of the
+    spec's by name, one for each image; it is asked only where the cache is new.
     Raises MismatchError for a cache of another fingerprint and LockedError while another writer lives.
     """
 
@@ -47,7 +48,7 @@ class CacheWriter:
         path: str | Path,
         spec: CacheSpec,
         images: Sequence[ImageInfo],
-        ground_truth: Sequence[GroundTruth],
+        ground_truth: Sequence[GroundTruth] | None = None,
         *,
         further_truth: Mapping[str, Callable[[], Sequence[GroundTruth]]] | None = None,
         shard: int | None = None,
@@ -57,6 +58,7 @@ class CacheWriter:
     ) -> None:
         self.path = local_directory(path)
         self.images = list(images)
+        ground_truth = [GroundTruth.none()] * len(self.images) if ground_truth is None else ground_truth
         check_tables(self.images, ground_truth, shard)
         with full_disk_is_clear(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -122,14 +124,15 @@ class CacheWriter:
         view: str,
         *,
         maps: Mapping[str, Tensor],  # "c h w" each
-        queries: Tensor,  # "n d"
-        boxes: Tensor,  # "n 4"
-        scores: Tensor,  # "n"
-        labels: Tensor,  # "n"
         input_hw: tuple[int, int],
+        queries: Tensor | None = None,  # "n d"
+        boxes: Tensor | None = None,  # "n 4"
+        scores: Tensor | None = None,  # "n"
+        labels: Tensor | None = None,  # "n"
     ) -> None:
         """Store one image in one view; returns when it is queued, done when it is on disk. The first few of a view wait
-        until they tell whether `delta` makes their maps smaller, at the latest until `flush`.
+        until they tell whether `delta` makes their maps smaller, at the latest until `flush`. An image without
+        detections may leave all four of their tensors out.
 
         Boxes are cxcywh in 0-1 of the view; `input_hw` is the network's input without padding, in pixels. Raises
         BadValueError naming image id, level and position for a shape or value that cannot be stored.
@@ -137,7 +140,8 @@ class CacheWriter:
         if view not in self._views or not 0 <= index < len(self.images):
             raise BadValueError(f"no view {view!r} with index {index} in this cache of {len(self.images)} images")
         with one_thread_if_small(maps.values()):
-            record = self._record(index, view, maps, queries, boxes, scores, labels, input_hw)
+            detections = {"boxes": boxes, "scores": scores, "labels": labels, "queries": queries}
+            record = self._record(index, view, maps, detections, input_hw)
         if self._is_decided(view):
             self.put_record(record)
             return
@@ -154,15 +158,12 @@ class CacheWriter:
         index: int,
         view: str,
         maps: Mapping[str, Tensor],
-        queries: Tensor,
-        boxes: Tensor,
-        scores: Tensor,
-        labels: Tensor,
+        detections: Mapping[str, Tensor | None],
         input_hw: tuple[int, int],
     ) -> Record:
         """What `put` was given in stored values."""
         name = f"image {self.images[index].id}, view {view}"
-        rows = detection_rows(self._row_arrays, queries, boxes, scores, labels, name=name)
+        rows = detection_rows(self._row_arrays, detections, name=name)
         rows["input_hw"] = np.array([int(side) for side in input_hw])
         encoded, decided = encode_maps(self.spec, maps, name=name), self._is_decided(view)
         tokens: dict[str, NDArray[Any]] = {}

@@ -11,6 +11,7 @@ import pytest
 from discs import write_discs
 from tiny import write_coco, write_onnx
 
+from featcache.checks import verify
 from pipeline.detectors.registry import KINDS
 from pipeline.heads.registry import FAMILIES
 
@@ -53,6 +54,18 @@ def test_the_head_of_the_page_trains_and_is_evaluated(empty: Path, monkeypatch: 
     assert names["recipe"].head.hidden == 48
     assert (empty / "runs" / "dot" / "head.pt").is_file()
     assert np.isfinite(names["metrics"]["segm"]["AP"])
+
+
+def test_features_of_ones_own(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = run("own_features.md")
+    assert names["cache"].done("hflip").all()
+    assert names["error"] < 0.01
+    assert names["rows"].shape == (64, 8, 40)
+    assert names["loss"] < 0.3
+    assert "source.weights_sha256" in capsys.readouterr().out
+    report = verify(empty / "caches" / "mine", deep=True)
+    assert report.good
+    assert report.checked == 48
 
 
 def test_the_detectors_of_the_page_fill_caches(
