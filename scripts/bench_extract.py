@@ -22,6 +22,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from kernel_timing import wait
 from peak_memory import peak_bytes
 
 from featcache import CacheWriter, codecs, commit, writer
@@ -30,6 +31,7 @@ from featcache.disk import human_bytes
 from pipeline.data.coco import CocoSet, load_coco
 from pipeline.data.decode import decode_ahead, plan_batches
 from pipeline.detectors.base import FrozenDetector
+from pipeline.detectors.device import torch_device
 from pipeline.detectors.registry import build_detector
 from pipeline.extract import cache_spec, extract_batches
 
@@ -73,7 +75,7 @@ def main() -> None:
     rounds: list[tuple[Cost, Cost]] = []
     for number in range(options.rounds + 1):
         cached_first = with_cache(model, coco, options)[0] if number % 2 else None
-        alone = detector_alone(model, coco, options.batch_size)
+        alone = detector_alone(model, coco, options)
         cached = cached_first or with_cache(model, coco, options)[0]
         if number:  # the first round warms the page cache and the runtime
             rounds.append((alone, cached))
@@ -122,12 +124,13 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):6.1f} ms ({min(values):.1f} to {max(values):.1f})"
 
 
-def detector_alone(model: FrozenDetector, coco: CocoSet, batch_size: int) -> Cost:
+def detector_alone(model: FrozenDetector, coco: CocoSet, options: argparse.Namespace) -> Cost:
     """Detect every image but the first few once, nothing kept."""
     clock = Clock(len(coco.images) - MEASURED_IMAGES)
-    batches = plan_batches(coco, list(range(MEASURED_IMAGES, len(coco.images))), model.transform, batch_size)
+    batches = plan_batches(coco, list(range(MEASURED_IMAGES, len(coco.images))), model.transform, options.batch_size)
     for batch in decode_ahead(coco, batches, model.transform, "orig"):
         model.detect(batch.images)
+    wait(torch_device(options.device))  # a GPU may still be at the last batch
     return clock.cost()
 
 

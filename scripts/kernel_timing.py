@@ -17,12 +17,13 @@ def milliseconds(call: Callable[[], object], device: torch.device, calls: int, c
         return (clock() - started) / calls * 1e3
     head_start = torch.ones(8192, 8192, device=device)
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    stream = torch.cuda.current_stream(device)  # of `cuda:1` too, where the first GPU is the current one
     wait(device)
     torch.mm(head_start, head_start)  # busy while Python queues the calls: kernels are timed, not Python
-    begin.record()
+    begin.record(stream)
     for _ in range(calls):
         call()
-    end.record()
+    end.record(stream)
     wait(device)
     return begin.elapsed_time(end) / calls
 

@@ -219,7 +219,14 @@ def _session(
     # Threads that wait for the next operator at full speed take the cores from what decodes images and writes maps.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # its warnings are about the export, not about anything a user can change here
-    return ort.InferenceSession(expose(content, image_input, fetch, str(weights)), options, providers=providers)
+    session = ort.InferenceSession(expose(content, image_input, fetch, str(weights)), options, providers=providers)
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if wanted not in session.get_providers():  # it goes on without one that does not load, on the processor
+        raise PipelineError(
+            f"this onnxruntime does not run on '{device}': its {wanted} does not load",
+            f"install the onnxruntime-gpu for the CUDA of torch, {torch.version.cuda}, or pass --device cpu",
+        )
+    return session
 
 
 def _providers(device: str, available: list[str]) -> list[Any]:
