@@ -1,6 +1,5 @@
 """Machine code -> kernels that run on torch's current stream, through the driver API of `cuda.bindings`."""
 
-import contextlib
 import ctypes
 import functools
 from typing import Any
@@ -55,11 +54,7 @@ def loaded(program: Program, kernel: str, index: int) -> Any:
     driver = nvrtc.bindings("driver")
     arch = nvrtc.target(torch.cuda.get_device_capability(index))
     status, module = driver.cuModuleLoadData(nvrtc.machine_code(program, arch))
-    if int(status) != 0:  # the kept code may be damaged: make it again, once
-        with contextlib.suppress(OSError):
-            nvrtc.cache_file(program, arch).unlink(missing_ok=True)
-        status, module = driver.cuModuleLoadData(nvrtc.machine_code(program, arch))
-        _check(status, f"loading {program.file} for {arch}")
+    _check(status, f"loading {program.file} for {arch}")
     status, function = driver.cuModuleGetFunction(module, kernel.encode())
     _check(status, f"{kernel} in {program.file}")
     return function

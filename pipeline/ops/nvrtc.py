@@ -78,16 +78,19 @@ def target(capability: tuple[int, int]) -> str:
 
 
 def machine_code(program: Program, arch: str) -> bytes:
-    """Cubin (or PTX, see `target`) of a program, from the folder of earlier ones where it is there."""
+    """Cubin (or PTX, see `target`) of a program, from the folder of earlier ones where it is there and whole."""
     file = cache_file(program, arch)
     with contextlib.suppress(OSError):
-        return file.read_bytes()
+        kept = file.read_bytes()
+        digest, code = kept[:_DIGEST], kept[_DIGEST:]
+        if hashlib.sha256(code).digest() == digest:  # the driver is told no length, and would read beyond a half file
+            return code
     code = compile_program(program, arch)
     with contextlib.suppress(OSError):  # a folder that cannot be written costs time, nothing else
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f"{file.name}.{os.getpid()}.{secrets.token_hex(4)}.part")  # several processes may build
         try:
-            part.write_bytes(code)
+            part.write_bytes(hashlib.sha256(code).digest() + code)
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
@@ -95,7 +98,7 @@ def machine_code(program: Program, arch: str) -> bytes:
 
 
 def cache_file(program: Program, arch: str) -> Path:
-    """Where the code of a program is kept: named by sources, macros, architecture and NVRTC's version."""
+    """Where the code of a program is kept, after its SHA-256. Named by sources, macros, architecture, NVRTC's version."""
     identity = repr((sorted(sources(program.file).items()), program.defines, _OPTIONS, arch, version()))
     home = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(home) if Path(home).is_absolute() else Path.home() / ".cache"  # the standard ignores relative paths
@@ -138,6 +141,7 @@ def sources(file: str) -> dict[str, str]:
 
 
 _OPTIONS: Sequence[str] = ("--std=c++17", "--restrict")
+_DIGEST = hashlib.sha256().digest_size
 
 
 def _read(handle: Any, size: Any, get: Any) -> bytes:
