@@ -98,7 +98,7 @@ def machine_code(program: Program, arch: str) -> bytes:
 
 
 def cache_file(program: Program, arch: str) -> Path:
-    """Where the code of a program is kept, after its SHA-256. Named by sources, macros, architecture, NVRTC's version."""
+    """Where the SHA-256 and the code of a program are kept: named by sources, macros, architecture, NVRTC's version."""
     identity = repr((sorted(sources(program.file).items()), program.defines, _OPTIONS, arch, version()))
     home = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(home) if Path(home).is_absolute() else Path.home() / ".cache"  # the standard ignores relative paths
