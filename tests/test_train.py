@@ -4,12 +4,12 @@ import gc
 import json
 import shutil
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from discs import write_discs
+from power_cut import power_cut
 from tiny import write_tiny
 
 from featcache import Cache, maintain
@@ -50,10 +50,8 @@ def test_stopped_and_continued_equals_uninterrupted(cache: Path, tmp_path: Path,
     settings = {**SETTINGS, "hidden": "16", "ema": "0.9", "dropout": "0.1", "jitter": "0.1", "amp": "off"}
     whole = train.main(cache=cache, head=head, run=tmp_path / "whole", settings=settings)
     stopped = tmp_path / "stopped"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", _dies_after(Trainer.step, 7))
-        with pytest.raises(RuntimeError, match="power cut"):
-            train.main(cache=cache, head=head, run=stopped, settings=settings)
+    with power_cut(after=7):
+        train.main(cache=cache, head=head, run=stopped, settings=settings)
     assert not (stopped / "head.pt").exists()
     train.main(cache=cache, head=head, run=stopped, settings=settings)
     first, second = weights(whole), weights(stopped)
@@ -63,17 +61,6 @@ def test_stopped_and_continued_equals_uninterrupted(cache: Path, tmp_path: Path,
     ]
     assert [line["step"] for line in curves[0]] == [4, 8, 12]
     assert [[line["step"], line["loss"]] for line in curves[0]] == [[line["step"], line["loss"]] for line in curves[1]]
-
-
-def _dies_after(update: Callable[..., object], steps: int) -> Callable[..., object]:
-    calls = iter(range(steps))
-
-    def dying(*args: object) -> object:
-        if next(calls, None) is None:
-            raise RuntimeError("power cut")
-        return update(*args)
-
-    return dying
 
 
 def test_a_batch_in_parts_gives_the_weights_of_the_whole(cache: Path, tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 import io
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from discs import write_discs
+from power_cut import power_cut
 
 from featcache import Cache
 from pipeline import train
@@ -17,7 +17,6 @@ from pipeline.errors import PipelineError
 from pipeline.training.checkpoint import code_version
 from pipeline.training.log import Tee, logged
 from pipeline.training.track import Track, read_track
-from pipeline.training.trainer import Trainer
 
 SETTINGS = {
     "steps": "20", "batch_size": "2", "roi": "8", "log_every": "5", "checkpoint_every": "10", "hidden": "8",
@@ -36,10 +35,8 @@ def test_ten_steps_and_ten_are_twenty(cache: Path, tmp_path: Path, amp: str) -> 
     arguments: dict[str, Any] = {"cache": cache, "head": "mask-frozen-detr", "settings": {**SETTINGS, "amp": amp}}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.main(**arguments, run=whole)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", dies_after(Trainer.step, 10))
-        with pytest.raises(RuntimeError, match="power cut"):
-            train.main(**arguments, run=parts)
+    with power_cut(after=10):
+        train.main(**arguments, run=parts)
     assert load(parts / "checkpoint.pt")["step"] == 10
     train.main(**arguments, run=parts)
     first, second = load(whole / "checkpoint.pt"), load(parts / "checkpoint.pt")
@@ -52,17 +49,6 @@ def test_ten_steps_and_ten_are_twenty(cache: Path, tmp_path: Path, amp: str) -> 
     assert [step for step, _, _ in curves[0]] == [5, 10, 15, 20]
     assert len({rate for _, _, rate in curves[0]}) == 4
     assert curves[0] == curves[1]
-
-
-def dies_after(work: Callable[..., Any], calls: int) -> Callable[..., Any]:
-    left = iter(range(calls))
-
-    def dying(*arguments: Any) -> Any:
-        if next(left, None) is None:
-            raise RuntimeError("power cut")
-        return work(*arguments)
-
-    return dying
 
 
 def load(file: Path) -> Any:

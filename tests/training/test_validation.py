@@ -2,20 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from discs import write_discs
+from power_cut import power_cut
 
 from pipeline import evaluate, train
 from pipeline.errors import PipelineError, UsageError
 from pipeline.heads.base import MaskHead
 from pipeline.training.checkpoint import load_head
 from pipeline.training.track import best_step, read_track, validations
-from pipeline.training.trainer import Trainer
 from pipeline.training.validation import Validation, evaluating
 
 SETTINGS = {
@@ -127,10 +126,8 @@ def test_only_better_weights_take_the_place_of_the_best(
     assert not same(load(tmp_path / "run", "best.pt"), load(tmp_path / "run", "head.pt"))
     stopped = tmp_path / "4"
     settings = {**SETTINGS, "checkpoint_every": "1"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", dies_after(Trainer.step, 4))
-        with pytest.raises(RuntimeError, match="power cut"):
-            train.main(cache=caches[0], head=HEAD, run=stopped, settings=settings)
+    with power_cut(after=4):
+        train.main(cache=caches[0], head=HEAD, run=stopped, settings=settings)
     assert same(load(tmp_path / "run", "best.pt"), load(stopped, "checkpoint.pt")["averaged"])
 
 
@@ -138,10 +135,8 @@ def test_only_better_weights_take_the_place_of_the_best(
 def test_killed_in_an_evaluation(caches: tuple[Path, Path], run: Path, tmp_path: Path, calls: int) -> None:
     """Of step 6 or of the last: the run goes on from that very step, and ends as one that nobody killed."""
     arguments: dict[str, Any] = {"cache": caches[0], "val_cache": caches[1], "head": HEAD, "settings": EVERY}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Validation, "evaluate", dies_after(Validation.evaluate, calls))
-        with pytest.raises(RuntimeError, match="power cut"):
-            train.main(**arguments, run=tmp_path / "run")
+    with power_cut(after=calls, kind=Validation, method="evaluate"):
+        train.main(**arguments, run=tmp_path / "run")
     step = (6, 8)[calls - 1]
     assert load(tmp_path / "run", "checkpoint.pt")["step"] == step
     assert not (tmp_path / "run" / "head.pt").exists()
@@ -150,17 +145,6 @@ def test_killed_in_an_evaluation(caches: tuple[Path, Path], run: Path, tmp_path:
     assert losses(tmp_path / "run") == losses(run)
     for name in ("checkpoint.pt", "head.pt", "best.pt"):
         assert same(load(tmp_path / "run", name), load(run, name)), name
-
-
-def dies_after(work: Callable[..., Any], calls: int) -> Callable[..., Any]:
-    left = iter(range(calls))
-
-    def dying(*arguments: Any, **options: Any) -> Any:
-        if next(left, None) is None:
-            raise RuntimeError("power cut")
-        return work(*arguments, **options)
-
-    return dying
 
 
 def test_every_part_has_its_own_mode_again(run: Path) -> None:
