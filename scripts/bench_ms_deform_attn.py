@@ -13,17 +13,17 @@ is the largest relative L2 difference of the four tensors.
 
 import argparse
 import dataclasses
-import random
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import torch
-from kernel_timing import determinism, milliseconds
+from kernel_timing import determinism, machine, pass_milliseconds, rounds_of
 from torch import Tensor
 
 from pipeline.detectors.device import torch_device
@@ -71,8 +71,7 @@ def main() -> None:
     ms_deform_attn_cuda.TUNING = dataclasses.replace(
         ms_deform_attn_cuda.TUNING, threads=options.threads, load_bytes=options.load_bytes
     )
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{name}, torch {torch.__version__}, {options.dtype}; {HEADS} heads, {POINTS} points a level")
+    print(f"{machine(device)}, {options.dtype}; {HEADS} heads, {POINTS} points a level")
     wrong = 0
     for shape in options.shapes:
         call = CALLS_MADE[shape]
@@ -181,28 +180,22 @@ def _errors(rows: list[Row], call: Call, inputs: tuple[Tensor, ...]) -> dict[str
 
 def _measure(rows: list[Row], inputs: tuple[Tensor, ...], rounds: int) -> dict[tuple[str, bool], float]:
     """(row, with backward) -> milliseconds of a call."""
-    jobs = [(row, backward) for row in rows for backward in (False, True)]
-    times: dict[tuple[str, bool], list[float]] = {(row.name, backward): [] for row, backward in jobs}
-    order = random.Random(0)
-    for number in range(rounds + 1):
-        for row, backward in order.sample(jobs, len(jobs)):
-            taken = _time(row, inputs, backward)
-            if number:  # the first round compiles and warms
-                times[row.name, backward].append(taken)
-    return {job: statistics.median(some) for job, some in times.items()}
-
-
-def _time(row: Row, inputs: tuple[Tensor, ...], backward: bool) -> float:
-    parts = [part.detach().requires_grad_(backward) for part in inputs]
     device = inputs[0].device
-
-    def call() -> None:
-        found = row.run(*parts)
-        if backward:
-            torch.autograd.grad(found, parts, found.detach())
-
-    with determinism(row.deterministic), torch.set_grad_enabled(backward):
-        return milliseconds(call, device, CALLS[device.type], time.process_time)
+    jobs = {
+        (row.name, backward): partial(
+            pass_milliseconds,
+            row.run,
+            inputs,
+            device,
+            backward=backward,
+            deterministic=row.deterministic,
+            calls=CALLS[device.type],
+            clock=time.process_time,
+        )
+        for row in rows
+        for backward in (False, True)
+    }
+    return {job: statistics.median(some) for job, some in rounds_of(jobs, rounds).items()}
 
 
 if __name__ == "__main__":

@@ -14,18 +14,18 @@ a part of the bandwidth of a plain copy.
 
 import argparse
 import dataclasses
-import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from kernel_timing import determinism, milliseconds, wait
+from kernel_timing import determinism, machine, pass_milliseconds, rounds_of, wait
 from torch import Tensor
 
 from pipeline.detectors.device import torch_device
@@ -61,7 +61,7 @@ def main() -> None:
         roi_align_cuda.TUNING, run=options.run, threads=options.threads, load_bytes=options.load_bytes
     )
     bandwidth = _copy_bandwidth(device)
-    print(f"{_machine(device)}; copy {bandwidth / 1e9:.0f} GB/s; {options}")
+    print(f"{machine(device)}; copy {bandwidth / 1e9:.0f} GB/s; {options}")
     wrong = 0
     for count in options.boxes:
         rows = _rows(options, device, count)
@@ -225,27 +225,22 @@ def _error(row: Row, device: torch.device) -> float:
 
 def _measure(rows: Sequence[Row], rounds: int, device: torch.device) -> dict[tuple[str, bool], list[float]]:
     """(row, with backward) -> milliseconds of a call."""
-    jobs = [(row, backward) for row in rows for backward in (False, True) if row.backward or not backward]
-    times: dict[tuple[str, bool], list[float]] = {(row.name, backward): [] for row, backward in jobs}
-    order = random.Random(0)
-    for number in range(rounds + 1):
-        for row, backward in order.sample(jobs, len(jobs)):
-            taken = _time(row, backward, device)
-            if number:  # the first round compiles and warms
-                times[row.name, backward].append(taken)
-    return times
-
-
-def _time(row: Row, backward: bool, device: torch.device) -> float:
-    maps = [one.detach().requires_grad_(backward) for one in row.maps]
-
-    def call() -> None:
-        found = row.run(*maps)
-        if backward:
-            torch.autograd.grad(found, maps, found.detach())
-
-    with determinism(row.deterministic), torch.set_grad_enabled(backward):
-        return milliseconds(call, device, CALLS[device.type], time.perf_counter)
+    jobs = {
+        (row.name, backward): partial(
+            pass_milliseconds,
+            row.run,
+            row.maps,
+            device,
+            backward=backward,
+            deterministic=row.deterministic,
+            calls=CALLS[device.type],
+            clock=time.perf_counter,
+        )
+        for row in rows
+        for backward in (False, True)
+        if row.backward or not backward
+    }
+    return rounds_of(jobs, rounds)
 
 
 def _copy_bandwidth(device: torch.device) -> float:
@@ -264,11 +259,6 @@ def _copy_bandwidth(device: torch.device) -> float:
 
 def _has_kernels(device: torch.device) -> bool:
     return device.type == "cuda"
-
-
-def _machine(device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return f"{name}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

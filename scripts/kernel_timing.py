@@ -1,9 +1,54 @@
 """Times calls of kernels, for bench_roi_align.py and bench_ms_deform_attn.py."""
 
-from collections.abc import Callable, Generator
+import random
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+from torch import Tensor
+
+Job = TypeVar("Job", bound=Hashable)
+
+
+def machine(device: torch.device) -> str:
+    """What it computes on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return f"{name}, torch {torch.__version__}"
+
+
+def rounds_of(jobs: Mapping[Job, Callable[[], float]], rounds: int) -> dict[Job, list[float]]:
+    """What each job tells in each round, which takes them in random order; a first one compiles, warms, is not told."""
+    told: dict[Job, list[float]] = {job: [] for job in jobs}
+    order = random.Random(0)
+    for number in range(rounds + 1):
+        for job in order.sample(list(jobs), len(jobs)):
+            found = jobs[job]()
+            if number:
+                told[job].append(found)
+    return told
+
+
+def pass_milliseconds(
+    run: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    device: torch.device,
+    *,
+    backward: bool,
+    deterministic: bool,
+    calls: int,
+    clock: Callable[[], float],
+) -> float:
+    """Of a call with these inputs, with the gradients of all of them where `backward`; else see `milliseconds`."""
+    parts = [part.detach().requires_grad_(backward) for part in inputs]
+
+    def call() -> None:
+        found = run(*parts)
+        if backward:
+            torch.autograd.grad(found, parts, found.detach())
+
+    with determinism(deterministic), torch.set_grad_enabled(backward):
+        return milliseconds(call, device, calls, clock)
 
 
 def milliseconds(call: Callable[[], object], device: torch.device, calls: int, clock: Callable[[], float]) -> float:
