@@ -10,6 +10,7 @@ from typing import Any
 from .ablation_table import BESIDE, SHOWN, Line, csv_text, markdown, plot
 from .data.sources import Cached
 from .describe import Inputs, describe
+from .detectors.device import tell_unused_gpu
 from .errors import PipelineError
 from .evaluation import evaluate_together
 from .files import check_folder, whole_file
@@ -90,6 +91,7 @@ def main(
         if not member.problem:
             check_claim(member.folder, member.run)
     if not dry_run:
+        tell_unused_gpu(device)
         _claim(outcome)
         _train(outcome)
         _evaluate(outcome)

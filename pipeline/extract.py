@@ -20,6 +20,7 @@ from .data.images import UnreadableImageError, several_unreadable
 from .data.panoptic import CATEGORIES, PANOPTIC, SHA256, PanopticSet, load_panoptic
 from .data.views import check_view
 from .detectors.base import Features, FrozenDetector, source_of
+from .detectors.device import tell_unused_gpu
 from .detectors.registry import absolute_name, build_detector
 from .errors import PipelineError, UsageError
 from .files import check_folder
@@ -86,6 +87,7 @@ def main(
     check_folder(cache, "--cache")
     if panoptic_images is not None and panoptic is None:
         raise UsageError("--panoptic-images goes with --panoptic, which tells what is in them", "add --panoptic JSON")
+    tell_unused_gpu(device)
     model = build_detector(detector, weights, device=device)
     coco = load_coco(annotations, images, limit)
     check_categories(model, coco)

@@ -12,6 +12,7 @@ from .data.live import Live
 from .data.sources import Cached, FeatureSource
 from .data.views import check_view
 from .detectors.base import LearningDetector
+from .detectors.device import tell_unused_gpu
 from .detectors.registry import build_detector
 from .errors import PipelineError, UsageError
 from .evaluation import evaluated, evaluation_identity, images_to_evaluate
@@ -84,6 +85,7 @@ def main(
         print(f"{run} is trained to its end; evaluate it, or give another --run", file=sys.stderr)
         return run
     with logged(run / LOG, " ".join(code_version().values())):
+        tell_unused_gpu(device)
         _train(source, run, description, learner, validation)
     return run
 

@@ -202,6 +202,14 @@ def test_ablate(gpu: None, cache: Path, tmp_path: Path) -> None:
     assert not outcome.failures
 
 
+def test_long_work_beside_a_gpu_says_so(
+    gpu: None, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for device in ("cuda", "cpu"):
+        train.main(cache=cache, head="unet", run=tmp_path / device, settings={**BOXES, "steps": "1"}, device=device)
+        assert ("--device cuda" in capsys.readouterr().err) == (device == "cpu")
+
+
 @pytest.mark.parametrize("part", ["none", "all"])
 def test_live(gpu: None, tmp_path: Path, part: str) -> None:
     annotations = write_set(tmp_path / "drawn", 3, 50)

@@ -1,4 +1,6 @@
-"""Device names -> torch devices."""
+"""Device names -> torch devices, and a word about one that is not used."""
+
+import sys
 
 import torch
 
@@ -17,3 +19,9 @@ def torch_device(name: str) -> torch.device:
             f"torch sees {torch.cuda.device_count()} GPUs, none of them is '{name}'", "count from cuda:0"
         )
     return torch.device(name)
+
+
+def tell_unused_gpu(device: str) -> None:
+    """Say on stderr that long work is about to run on the CPU of a machine with a GPU."""
+    if device == "cpu" and torch.cuda.is_available():
+        print("this runs on the CPU, and torch sees a GPU: --device cuda uses it", file=sys.stderr)
