@@ -78,8 +78,8 @@ def _sampled_product(columns: Tensor, rows: Tensor, table: Tensor, *, out: Tenso
 
 @functools.cache
 def _silence_beta() -> None:
-    """PyTorch says once in each process that its sparse matrices are young: let it say so here, unheard."""
+    """PyTorch says once in each process what its sparse matrices lack: let it say so here, unheard."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks)", category=UserWarning)
         index = torch.zeros(1, dtype=torch.int32)
         torch.sparse_csr_tensor(index, index[:0], torch.empty(0), (0, 1), check_invariants=False)
