@@ -13,7 +13,7 @@ import typer
 from featcache import cli_change
 from featcache.cli_errors import ErrorGroup
 from featcache.disk import human_bytes
-from featcache.options import AsJson, CachePath, Threads, id_list
+from featcache.options import AsJson, CachePath, ImageIds, Threads, View, id_list
 from featcache.output import print_fields, print_json, print_table
 from featcache.progress import clock
 
@@ -39,7 +39,6 @@ def _options(
 
 
 MinScore = Annotated[float, typer.Option(help="Detections below this score do not count.", min=0, max=1)]
-View = Annotated[str | None, typer.Option(help="View, the first one by default.")]
 
 
 @app.command()
@@ -185,7 +184,7 @@ def verify(
         bool,
         typer.Option("--repair", help="Mark what is damaged as not done, so that the command named does it again."),
     ] = False,
-    images: Annotated[str | None, typer.Option(help="Only these image ids, comma-separated.")] = None,
+    images: ImageIds = None,
     threads: Threads = 2,
     as_json: AsJson = False,
 ) -> None:

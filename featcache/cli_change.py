@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from featcache.disk import human_bytes
-from featcache.options import AsJson, CachePath, Threads, id_list, name_list
+from featcache.options import AsJson, CachePath, ImageIds, Threads, View, id_list, name_list
 from featcache.output import print_fields, print_json, print_table
 
 app = typer.Typer(rich_markup_mode=None)
@@ -68,8 +68,8 @@ def estimate(
 @app.command()
 def stats(
     path: CachePath,
-    view: Annotated[str | None, typer.Option(help="View, the first one by default.")] = None,
-    images: Annotated[str | None, typer.Option(help="Only these image ids, comma-separated.")] = None,
+    view: View = None,
+    images: ImageIds = None,
     threads: Threads = 2,
     as_json: AsJson = False,
 ) -> None:
@@ -96,7 +96,7 @@ def copy(
     shard: Shard = None,
     levels: Levels = None,
     views: Annotated[str | None, typer.Option(help="Only these views, comma-separated.")] = None,
-    images: Annotated[str | None, typer.Option(help="Only these image ids, comma-separated.")] = None,
+    images: ImageIds = None,
     missing: Annotated[
         bool, typer.Option("--missing", help="Only what TARGET, a copy made before, lacks; all else is as it is there.")
     ] = False,

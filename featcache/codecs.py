@@ -16,11 +16,10 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from featcache.moments import Moments
-from featcache.spec import Codec
+from featcache.spec import STORED_DTYPE, Codec
 from featcache.steps import MOST_STEPS, fewest_steps
 
 FLOAT16_MAX = 65504.0
-STORED_DTYPE: dict[Codec, str] = {"uint8": "uint8", "fp16": "float16", "none": "float32"}
 _ROUNDING = 2.0**23
 """Added to a float32 from 0 to 255 it leaves no bit for a fraction: the sum is rounded to even as `torch.round` does,
 and its lowest byte is the whole number. Twice as fast as rounding, then converting."""

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featcache.codecs import STORED_DTYPE
 from featcache.moments import packed_size
-from featcache.spec import CacheSpec, LevelSpec
+from featcache.spec import STORED_DTYPE, CacheSpec, LevelSpec
 
 ROW_CHUNK_BYTES = 8 << 20
 """Aimed size of one file of a row array: few files at COCO size, one cheap request from an object store."""

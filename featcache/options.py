@@ -8,6 +8,8 @@ import typer
 
 CachePath = Annotated[str, typer.Argument(metavar="CACHE", help="Cache directory or URL, such as s3://bucket/cache.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+View = Annotated[str | None, typer.Option(help="View, the first one by default.")]
+ImageIds = Annotated[str | None, typer.Option(help="Only these image ids, comma-separated.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that read.")]
 
 

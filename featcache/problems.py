@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from featcache import store
-from featcache.codecs import STORED_DTYPE
 from featcache.errors import DamagedError
 from featcache.layout import CHECKSUM_ROW, DONE_ROW, map_path, row_arrays, view_path
 from featcache.reader import Cache
 from featcache.source import open_source
-from featcache.spec import CacheSpec
+from featcache.spec import STORED_DTYPE, CacheSpec
 from featcache.tables import required_files, table_paths
 
 

@@ -19,6 +19,9 @@ FORMAT_VERSION = 1
 Codec = Literal["uint8", "fp16", "none"]
 CODECS: tuple[Codec, ...] = ("uint8", "fp16", "none")
 
+STORED_DTYPE: dict[Codec, str] = {"uint8": "uint8", "fp16": "float16", "none": "float32"}
+"""Type of the stored values of a map, little-endian."""
+
 MAX_ERROR = 0.0025
 """Relative L2 error of block means (`steps.py`) that uint8 may add to a map where fewer than 255 steps suffice."""
 

@@ -16,7 +16,6 @@ import zarr.storage
 from numpy.typing import NDArray
 
 from featcache import tables, truth, zstd
-from featcache.codecs import STORED_DTYPE
 from featcache.errors import CacheError, DamagedError, no_cache_at
 from featcache.files import replace_file, sync
 from featcache.layout import (
@@ -32,7 +31,7 @@ from featcache.layout import (
     view_path,
 )
 from featcache.source import is_url, unreachable
-from featcache.spec import FORMAT_VERSION, CacheSpec, GroundTruth, ImageInfo, LevelSpec
+from featcache.spec import FORMAT_VERSION, STORED_DTYPE, CacheSpec, GroundTruth, ImageInfo, LevelSpec
 
 _KEYS = {"name": "default", "configuration": {"separator": "."}}
 TOP_NAMES = ("zarr.json", "images", truth.GROUP, truth.FURTHER, "views")

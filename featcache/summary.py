@@ -13,10 +13,7 @@ from featcache.header import Header, read_header
 from featcache.lock import living_writer
 from featcache.repair import fill_command
 from featcache.source import is_url
-from featcache.spec import FORMAT_VERSION, LevelSpec
-
-DTYPES = {"uint8": "uint8", "fp16": "float16", "none": "float32"}
-"""Type of the stored values, by codec."""
+from featcache.spec import FORMAT_VERSION, STORED_DTYPE, LevelSpec
 
 
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -91,7 +88,7 @@ def _level(
         "channels": level.channels,
         "max_h": level.max_hw[0],
         "max_w": level.max_hw[1],
-        "dtype": DTYPES[header.spec.codec],
+        "dtype": STORED_DTYPE[header.spec.codec],
         "codec": header.spec.codec,
         "bytes": used,
         "ratio": None if used is None or raw is None or not raw[level.name] else used / raw[level.name],
