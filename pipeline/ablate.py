@@ -134,7 +134,7 @@ def _trainers(members: Sequence[Member], outcome: Outcome) -> Iterator[Trainer]:
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            outcome.fail(member.folder, PipelineError("out of memory before the first step"))
+            outcome.fail(member.folder, PipelineError("out of memory before the first step", "fewer rows at a time"))
 
 
 def _evaluate(outcome: Outcome) -> None:

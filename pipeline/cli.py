@@ -217,7 +217,7 @@ def evaluate(
     from . import evaluate as stage
 
     if per_layer and (reference or force or best or views):
-        raise UsageError("--per-layer goes with --cache, --run, --holdout and --device alone")
+        raise UsageError("--per-layer goes with --cache, --run, --holdout and --device alone", "leave the others out")
     if sheet is not None:
         cases.check_sheet(cache, sheet)
     metrics = stage.main(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import PipelineError, nearest
+from .errors import PipelineError, suggestion
 
 C = TypeVar("C")
 
@@ -33,7 +33,9 @@ def read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PipelineError(f"no config file {file}") from None
+        raise PipelineError(
+            f"no config file {file}", "give the path of a TOML file, or the name of a shipped one, without .toml"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PipelineError(f"{file} is not valid TOML: {error}") from None
 
@@ -44,8 +46,7 @@ def from_table(cls: type[C], table: Mapping[str, Any], where: str) -> C:
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # pyright: ignore[reportArgumentType]
     for key in table:
         if key not in fields:
-            close = nearest(key, fields)
-            hint = f"did you mean {close}?" if close else f"known keys: {', '.join(fields)}"
+            hint = suggestion(key, fields, f"known keys: {', '.join(fields)}")
             raise PipelineError(f"{where}: unknown key '{key}'", hint)
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -20,3 +20,10 @@ class UsageError(PipelineError):
 def nearest(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.4) -> str:
     """The `count` known names closest to `name`, quoted and joined for a hint; empty if none is close."""
     return ", ".join(f"'{match}'" for match in difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff))
+
+
+def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The hint about an unknown name: the nearest known one; where none is close `otherwise`, or all that are known."""
+    known = list(known)
+    close = nearest(name, known)
+    return f"did you mean {close}?" if close else otherwise or f"known: {', '.join(known)}"

@@ -67,9 +67,9 @@ def load_coco(annotations: Path, images: Path | None = None, limit: int | None =
     )
     infos = sorted((_info(image) for image in raw["images"]), key=lambda info: info.id)
     if not infos:
-        raise PipelineError(f"{annotations} lists no images")
+        raise PipelineError(f"{annotations} lists no images", "pass COCO instances JSON: --annotations FILE")
     if len({info.id for info in infos}) < len(infos):
-        raise PipelineError(f"{annotations} lists an image id twice")
+        raise PipelineError(f"{annotations} lists an image id twice", "give each of `images` an id of its own")
     by_image = _annotations_by_image(
         raw["annotations"], {info.id for info in infos}, {c["id"] for c in categories}, annotations
     )
@@ -160,4 +160,6 @@ def _counts(annotation: Mapping[str, Any], info: ImageInfo, file: Path) -> bytes
     try:
         return rle.from_segmentation(annotation["segmentation"], (info.height, info.width))
     except ValueError as error:
-        raise PipelineError(f"{where} has a mask that cannot be read: {error}") from None
+        raise PipelineError(
+            f"{where} has a mask that cannot be read: {error}", "repair its `segmentation`, or drop the annotation"
+        ) from None

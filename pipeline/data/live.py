@@ -141,7 +141,10 @@ class _LiveStream:
     def load_state_dict(self, state: dict[str, int]) -> None:
         for name, mine in (("pairs", len(self._pairs)), ("seed", self._seed)):
             if state[name] != mine:
-                raise CacheError(f"the run was saved with {name} {state[name]}, there are {mine} now")
+                raise CacheError(
+                    f"the run was saved with {name} {state[name]}, there are {mine} now",
+                    "continue with the same images and views, or give another --run",
+                )
         self._epoch, self._position = state["epoch"], state["position"]
 
     def seek(self, batches: int) -> None:

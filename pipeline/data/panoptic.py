@@ -24,6 +24,7 @@ PANOPTIC = "panoptic"
 CATEGORIES, SHA256 = "panoptic_categories", "panoptic_sha256"
 """Where the recipe of a cache has the categories, and its data set the hash of the JSON."""
 THREADS = min(8, os.cpu_count() or 1)
+ONE_RELEASE = "JSON and PNG files must be of one release"
 
 Segment = Mapping[str, Any]
 _NO_IDS = np.zeros(0, np.int64)
@@ -61,18 +62,20 @@ class PanopticSet:
         except OSError as error:
             raise PipelineError(f"panoptic map {file} cannot be read: {error}", "--panoptic-images DIR") from None
         if ids.shape != image_hw:
-            raise PipelineError(f"panoptic map {file} has the size {ids.shape}, its image {image_hw}")
+            raise PipelineError(f"panoptic map {file} has the size {ids.shape}, its image {image_hw}", ONE_RELEASE)
         segments: list[Segment] = annotation["segments_info"]
         strange = set(np.unique(ids).tolist()) - {int(one["id"]) for one in segments} - {VOID}
         if strange:
-            raise PipelineError(f"panoptic map {file} has segment {min(strange)}, which {self.file} does not list")
+            raise PipelineError(
+                f"panoptic map {file} has segment {min(strange)}, which {self.file} does not list", ONE_RELEASE
+            )
         counts = [rle.encode(ids == int(one["id"])) for one in segments]
         areas = [rle.area(mask, image_hw) for mask in counts]
         for one, area in zip(segments, areas, strict=True):
             if area != one.get("area", area) or not area:
                 raise PipelineError(
                     f"segment {one['id']} has {area:.0f} pixels in {file}, {one.get('area', 'some')} in {self.file}",
-                    "JSON and PNG files must be of one release",
+                    ONE_RELEASE,
                 )
         return GroundTruth(
             ids=np.array([one["id"] for one in segments], dtype=np.int64),
@@ -105,6 +108,7 @@ def load_panoptic(file: Path, folder: Path | None, images: Sequence[ImageInfo]) 
                     raise PipelineError(
                         f"{file}: segment {segment['id']} of image {one['image_id']} has category "
                         f"{segment['category_id']}, which is not listed",
+                        "add the category to `categories`, or drop the segment",
                     )
     except FileNotFoundError:
         raise PipelineError(f"no panoptic annotation file {file}", "--panoptic panoptic_val2017.json") from None

@@ -118,7 +118,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
 
 def _read(file: Path) -> Any:
     if not file.is_file():
-        raise PipelineError(f"no weights file {file}")
+        raise PipelineError(f"no weights file {file}", "pass the detector's weights: --weights FILE")
     if file.suffix == ".safetensors":
         import safetensors
         from safetensors.torch import load_file
@@ -126,7 +126,7 @@ def _read(file: Path) -> Any:
         try:
             return load_file(file)
         except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise PipelineError(f"{file} is not a whole safetensors file: {error}") from None
+            raise PipelineError(f"{file} is not a whole safetensors file: {error}", "download it again") from None
     try:
         # the official files hold their command-line arguments too, as plain values in a Namespace
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import read_toml, shipped
-from ..errors import PipelineError, UsageError, nearest
+from ..errors import PipelineError, UsageError, suggestion
 from .base import FrozenDetector
 
 Build = Callable[..., FrozenDetector]
@@ -51,13 +51,8 @@ def detector_table(name_or_file: str) -> tuple[Mapping[str, Any], Path]:
     known = shipped("detectors")
     file = Path(name_or_file) if name_or_file.endswith(".toml") else known.get(name_or_file)
     if file is None:
-        close = nearest(name_or_file, known)
-        hint = (
-            f"did you mean {close}?"
-            if close
-            else "`python -m pipeline detectors` lists them; a TOML file of your own and hf:DIR work too"
-        )
-        raise UsageError(f"unknown detector '{name_or_file}'", hint)
+        others = "`python -m pipeline detectors` lists them; a TOML file of your own and hf:DIR work too"
+        raise UsageError(f"unknown detector '{name_or_file}'", suggestion(name_or_file, known, others))
     table = read_toml(file)
     kind = table.get("kind")
     if kind not in KINDS:
@@ -74,7 +69,9 @@ def find_weights(table: Mapping[str, Any], file: Path, given: Path | None) -> Pa
         return given
     if own := table.get("weights"):
         if not (file.parent / own).is_file():
-            raise PipelineError(f"the weights of '{name}' are missing: no file {file.parent / own}")
+            raise PipelineError(
+                f"the weights of '{name}' are missing: no file {file.parent / own}", "pass them: --weights FILE"
+            )
         return file.parent / own
     official = f": the official file is '{table['weights_name']}'" if table.get("weights_name") else ""
     raise PipelineError(f"'{name}' needs its weights{official}", "pass them: --weights FILE")

@@ -78,7 +78,8 @@ def predict_looks(head: MaskHead, seen: Sequence[Look]) -> Masks:
     if type(head).predict is not MaskHead.predict:
         raise PipelineError(
             f"a {type(head).__name__} predicts in a way of its own, not box by box: "
-            "it has no masks to average over views"
+            "it has no masks to average over views",
+            "leave out --views",
         )
     features = seen[0].features
     outputs = [head.infer(look.features, [look.boxes[look.whole]], [features.queries[0, look.whole]]) for look in seen]

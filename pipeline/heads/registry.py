@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..errors import UsageError, nearest
+from ..errors import UsageError, suggestion
 from .base import MaskHead, Widths
 from .baseline import Baseline, BaselineConfig
 from .mask2former import Mask2Former, Mask2FormerConfig
@@ -21,8 +21,7 @@ FAMILIES: dict[str, tuple[type[Any], type[Any]]] = {
 def config_class(family: str, where: str) -> type[Any]:
     """The config dataclass of a family; `where` (a file) opens the error about an unknown one."""
     if family not in FAMILIES:
-        close = nearest(family, FAMILIES)
-        raise UsageError(f"{where}: unknown family '{family}'", f"did you mean {close or ', '.join(FAMILIES)}?")
+        raise UsageError(f"{where}: unknown family '{family}'", suggestion(family, FAMILIES))
     return FAMILIES[family][0]
 
 

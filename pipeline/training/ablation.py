@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import from_table, read_toml, shipped
-from ..errors import PipelineError, UsageError, nearest
+from ..errors import PipelineError, UsageError, suggestion
 from .recipe import Recipe, change, load_recipe
 
 CELLS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "params", "gflops", "gpu_hours", "fps")
@@ -68,8 +68,7 @@ def load_ablation(name_or_file: str) -> Ablation:
     """A shipped ablation, or the TOML at a path. Every row is checked: a bad one is an error naming file and row."""
     named = shipped("ablations")
     if name_or_file not in named and not name_or_file.endswith(".toml"):
-        close = nearest(name_or_file, named)
-        hint = f"did you mean {close}?" if close else f"known: {', '.join(named)}, or a TOML file"
+        hint = suggestion(name_or_file, named, f"known: {', '.join(named)}, or a TOML file")
         raise UsageError(f"no ablation '{name_or_file}'", hint)
     file = named.get(name_or_file, Path(name_or_file))
     toml = from_table(_Toml, read_toml(file), str(file))
@@ -77,7 +76,7 @@ def load_ablation(name_or_file: str) -> Ablation:
         raise PipelineError(f"{file} has no rows", "give each head a [[rows]] table")
     names = [row.name for row in toml.rows]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise PipelineError(f"{file}: two rows are named '{twice}'")
+        raise PipelineError(f"{file}: two rows are named '{twice}'", "give each row a name of its own")
     return Ablation(name=file.stem, about=toml.about, rows=tuple(_row(row, toml, file) for row in toml.rows))
 
 
@@ -85,8 +84,8 @@ def _row(row: _RowToml, toml: _Toml, file: Path) -> Row:
     where = f"{file}: row '{row.name}'"
     for cell, value in row.paper.items():
         if cell not in CELLS or isinstance(value, bool) or not isinstance(value, int | float):
-            close = nearest(cell, CELLS)
-            hint = f"did you mean {close}?" if close and cell not in CELLS else f"numbers for: {', '.join(CELLS)}"
+            numbers = f"numbers for: {', '.join(CELLS)}"
+            hint = numbers if cell in CELLS else suggestion(cell, CELLS, numbers)
             raise PipelineError(f"{where}: paper: {cell} = {value!r} is no published cell", hint)
     base = load_recipe(_beside(row.head or toml.head, file))
     common = toml.settings if not row.head else _known(toml.settings, base, load_recipe(_beside(toml.head, file)))

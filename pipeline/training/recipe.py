@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from ..config import from_table, read_toml, shipped
-from ..errors import UsageError, nearest
+from ..errors import UsageError, suggestion
 from ..heads.registry import config_class
 from .config import TrainConfig
 
@@ -52,8 +52,7 @@ def load_recipe(name_or_file: str) -> Recipe:
     if name_or_file in named:
         return _parse(name_or_file, read_toml(named[name_or_file]), str(named[name_or_file]))
     if not name_or_file.endswith(".toml"):
-        close = nearest(name_or_file, named)
-        hint = f"did you mean {close}?" if close else f"known: {', '.join(named)}, or a TOML file"
+        hint = suggestion(name_or_file, named, f"known: {', '.join(named)}, or a TOML file")
         raise UsageError(f"no head '{name_or_file}'", hint)
     return _parse(Path(name_or_file).stem, read_toml(Path(name_or_file)), name_or_file)
 
@@ -80,8 +79,7 @@ def change(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
         home = next((table for table in tables.values() if key in table), None)
         if home is None:
             known = [name for table in tables.values() for name in table]
-            hint = f"did you mean {nearest(key, known)}?" if nearest(key, known) else f"known: {', '.join(known)}"
-            raise UsageError(f"{where}: unknown setting '{key}'", hint)
+            raise UsageError(f"{where}: unknown setting '{key}'", suggestion(key, known))
         home[key] = value
     return replace(
         recipe,
