@@ -94,7 +94,7 @@ bench: $(READY)  ## the cache beside other formats, on one core (installs the ex
 test: $(READY)  ## the whole test suite (uses ../shared where it is there)
 	$(BIN)/python -m pytest
 
-check: lint types test  ## what CI runs: format, lint, types, tests
+check: lint types test  ## format, lint, types, tests: what CI runs before the demo
 
 lint: $(READY)  ## format check and lint
 	$(BIN)/ruff format --check .
@@ -107,7 +107,7 @@ format: $(READY)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY)  ## write docs/cli.md and the tables of settings in docs/
+docs: $(READY)  ## write docs/cli.md, and in docs/ the tables of settings and of the paper's figures
 	@$(BIN)/python scripts/help_pages.py
 	@$(BIN)/python scripts/field_tables.py
 	@$(BIN)/python scripts/paper_tables.py
