@@ -73,16 +73,6 @@ def grid_points(m: int, side: int, device: torch.device | None = None) -> Tensor
     return points.expand(m, -1, -1)
 
 
-def sample_mask(mask: Tensor, box_xyxy: Tensor, points: Tensor) -> Tensor:
-    """How much of a mask is under points of a box: bilinear, 0 outside the image.
-
-    mask: "h w" uint8 0 or 1. box_xyxy: "4" in its pixels. points: "p 2" in 0-1 of the box. Returns "p" float32 in 0-1.
-    """
-    low, size = box_xyxy[:2], box_xyxy[2:] - box_xyxy[:2]
-    first = torch.zeros(1, dtype=torch.int64, device=mask.device)
-    return sample_masks(mask[None], first, (low + points * size)[None])[0]
-
-
 def sample_masks(masks: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
     """How much of a mask of its image is under each of m sets of points: bilinear, 0 outside.
 
@@ -90,13 +80,20 @@ def sample_masks(masks: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
     "m p 2". Returns "m p" float32 in 0-1.
     """
     h, w = masks.shape[1:]
-    values, start = masks.reshape(-1), rows[:, None] * (h * w)
+    return sample_joined(masks.reshape(-1), rows[:, None] * (h * w), h, w, positions)
+
+
+def sample_joined(values: Tensor, start: Tensor, h: int | Tensor, w: int | Tensor, positions: Tensor) -> Tensor:
+    """`sample_masks` of masks of any sizes, joined to one row of pixels: uint8 "s".
+
+    start: where in it the mask of each set begins, int64 "m 1"; h, w: its sides, of all or "m 1".
+    """
     positions = positions - 0.5  # a pixel's value stands at its centre
     corners = positions.floor()
     fraction_x, fraction_y = (positions - corners).float().unbind(-1)
     x0, y0 = corners.long().unbind(-1)
-    columns = [(x.clamp(0, w - 1), part * _inside(x, w)) for x, part in ((x0, 1 - fraction_x), (x0 + 1, fraction_x))]
-    lines = [(y.clamp(0, h - 1), part * _inside(y, h)) for y, part in ((y0, 1 - fraction_y), (y0 + 1, fraction_y))]
+    columns = [(_within(x, w), part * _inside(x, w)) for x, part in ((x0, 1 - fraction_x), (x0 + 1, fraction_x))]
+    lines = [(_within(y, h), part * _inside(y, h)) for y, part in ((y0, 1 - fraction_y), (y0 + 1, fraction_y))]
     value = torch.zeros_like(fraction_x)
     for y, weight_y in lines:
         line = start + y * w
@@ -105,5 +102,9 @@ def sample_masks(masks: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
     return value
 
 
-def _inside(index: Tensor, size: int) -> Tensor:
+def _within(index: Tensor, size: int | Tensor) -> Tensor:
+    return index.clamp(min=0).clamp(max=size - 1)
+
+
+def _inside(index: Tensor, size: int | Tensor) -> Tensor:
     return (index >= 0) & (index < size)

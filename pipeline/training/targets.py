@@ -1,7 +1,7 @@
 """Ground truth for the boxes of a step: which boxes learn, and what each must say at any point."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from ..data.sources import Batch
 from ..data.transforms import original_to_view, view_to_original, xywh_to_xyxy
 from ..data.views import View
 from .assign import hungarian, jitter, overlap, sample_pairs
+from .box_truth import BoxTruth
 from .config import TrainConfig
-from .points import sample_mask
 from .visible import clip, show
 
 
@@ -39,6 +39,9 @@ class Targets:
     """Each box in pixels of the original image, xyxy. "m 4" """
     views: list[View]
     """What of the image each box may see."""
+    _truth: dict[torch.device, BoxTruth] = field(
+        default_factory=dict[torch.device, BoxTruth], init=False, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -50,14 +53,9 @@ class Targets:
         """
         if not len(self):
             return points.new_zeros(points.shape[:2])
-        where = points.cpu()
-        rows: list[Tensor] = []
-        for mask, box, view, at in zip(self.masks, self.frames, self.views, where, strict=True):
-            if view.mirrored:  # the frame is the original image's, the points are the mirror's
-                at = torch.stack([1 - at[:, 0], at[:, 1]], dim=-1)
-            row = sample_mask(mask, box, at)
-            rows.append(row if view.whole else row * _inside(view, box, at))
-        return torch.stack(rows).to(points.device)
+        if points.device not in self._truth:  # kept: a loss looks more than once
+            self._truth[points.device] = BoxTruth.of(self.masks, self.frames, self.views, points.device)
+        return self._truth[points.device].sample(points)
 
 
 def build_targets(
@@ -169,10 +167,3 @@ def find_learners(batch: Batch, row: int, categories: Sequence[Category], config
         truth_labels=truth_labels,
         in_truth=config.roi_boxes == "truth",
     )
-
-
-def _inside(view: View, box_xyxy: Tensor, points: Tensor) -> Tensor:
-    """1 where points in 0-1 of a box of the original image lie in the window, else 0. "p 2" -> float32 "p" """
-    window = box_xyxy.new_tensor(view.window)
-    position = box_xyxy[:2] + points * (box_xyxy[2:] - box_xyxy[:2])
-    return ((position >= window[:2]) & (position <= window[2:])).all(dim=1).float()

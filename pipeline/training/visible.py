@@ -19,7 +19,7 @@ class Shown:
     """What a view shows of an object."""
 
     mask: Tensor
-    """The whole object in the original image, uint8 "h w"."""
+    """The whole object in the original image, uint8 "h w", row-major in memory."""
     area: float
     """Pixels in the window."""
     share: float
@@ -30,9 +30,9 @@ class Shown:
 
 def show(counts: bytes, view: View) -> Shown:
     """What the view shows of an object, given as compressed counts in the original image."""
-    mask = torch.from_numpy(rle.decode(counts, view.image_hw)).view(torch.uint8)
+    mask = torch.from_numpy(rle.decode(counts, view.image_hw)).view(torch.uint8).contiguous()  # pycocotools' is not
     if view.whole:
-        return Shown(mask, float(mask.sum()), 1.0, view.window)
+        return Shown(mask, rle.area(counts, view.image_hw), 1.0, view.window)
     x0, y0, x1, y1 = (max(0, math.ceil(edge - 0.5)) for edge in view.window)  # pixels with their centre in the window
     part = mask[y0:y1, x0:x1]
     area, whole = float(part.sum()), float(mask.sum())

@@ -3,7 +3,9 @@
 import numpy as np
 import torch
 
-from pipeline.training.points import grid_points, sample_logits, sample_mask, uncertain_points
+from pipeline.training.points import grid_points, sample_logits, sample_masks, uncertain_points
+
+FIRST = torch.zeros(1, dtype=torch.int64)
 
 
 def test_logits_at_cell_centres_are_the_cells() -> None:
@@ -13,18 +15,16 @@ def test_logits_at_cell_centres_are_the_cells() -> None:
 
 def test_mask_at_pixel_centres_is_the_mask() -> None:
     mask = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (6, 9), dtype=np.uint8))
-    box = torch.tensor([0.0, 0.0, 9.0, 6.0], dtype=torch.float64)
     y, x = torch.meshgrid(torch.arange(6) + 0.5, torch.arange(9) + 0.5, indexing="ij")
-    points = torch.stack([x.flatten() / 9, y.flatten() / 6], dim=-1)
-    assert torch.allclose(sample_mask(mask, box, points), mask.flatten().float(), atol=1e-6)
+    found = sample_masks(mask[None], FIRST, torch.stack([x.flatten(), y.flatten()], dim=-1)[None])
+    assert torch.allclose(found[0], mask.flatten().float(), atol=1e-6)
 
 
 def test_mask_between_pixels_is_bilinear_and_zero_outside() -> None:
     mask = torch.tensor([[1, 0], [1, 0]], dtype=torch.uint8)
-    box = torch.tensor([-2.0, 0.0, 2.0, 2.0], dtype=torch.float64)
-    points = torch.tensor([[0.75, 0.5], [0.625, 0.5], [0.5, 0.5], [0.1, 0.5]])
-    # x = 1: between the columns; x = 0.5: on the first; x = 0: between it and the outside; x = -1.6: outside
-    assert torch.allclose(sample_mask(mask, box, points), torch.tensor([0.5, 1.0, 0.5, 0.0]))
+    # between the columns; on the first; between it and the outside; outside
+    positions = torch.tensor([[1.0, 1.0], [0.5, 1.0], [0.0, 1.0], [-1.6, 1.0]])
+    assert torch.allclose(sample_masks(mask[None], FIRST, positions[None])[0], torch.tensor([0.5, 1.0, 0.5, 0.0]))
 
 
 def test_important_points_lie_where_the_mask_is_undecided() -> None:
