@@ -128,6 +128,7 @@ def test_evaluations_on_the_way_are_curves(runs: tuple[Tiny, Path, list[Path]], 
     values = [{"step": step, "val": {"AP": 10.0 + step, "AP50": 20.0, "APs": None}, "best": True} for step in (2, 4, 6)]
     with (folder / "metrics.jsonl").open("a") as log:
         log.writelines(json.dumps(value) + "\n" for value in values)
+        log.write('{"step": 8, "val"')  # killed while it wrote
     text = Page(report.main(runs=[folder], out=tmp_path / "r.html").read_text()).text
     assert "Mask AP on the way" in text
     assert "Mask AP50 on the way" in text

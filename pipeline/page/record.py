@@ -10,6 +10,7 @@ from ..evaluation import DETAILS, EVALUATED
 from ..masks.coco_eval import PER_CLASS
 from ..training.checkpoint import CONFIG, HEAD, Run, read_run
 from ..training.checks import count_parameters
+from ..training.track import read_track
 
 Row = dict[str, Any]
 
@@ -49,7 +50,7 @@ def read_record(folder: Path, name: str) -> Record:
             "python -m pipeline train --cache DIR --head NAME --run DIR",
         )
     run = read_run(folder) if (folder / CONFIG).exists() else None
-    head, log = folder / HEAD, folder / "metrics.jsonl"
+    head = folder / HEAD
     evaluated = _json(folder / EVALUATED)
     return Record(
         folder=folder,
@@ -57,7 +58,7 @@ def read_record(folder: Path, name: str) -> Record:
         run=run,
         parameters=None if run is None else count_parameters(run.recipe, run.widths),
         head_bytes=head.stat().st_size if head.exists() else None,
-        log=[_flat(json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else [],
+        log=[_flat(row) for row in read_track(folder)],
         metrics=metrics,
         identity=evaluated["identity"] if evaluated else None,
         classes=_json(folder / DETAILS / "per_class.json") or [],
