@@ -27,10 +27,9 @@ from .masks.id_map import VOID, paint, read_png
 from .masks.results import Result
 from .masks.segment_overlay import segment_overlay
 from .masks.viz import draw_masks, sheet
-from .predict import overlay
+from .predict import MIN_SCORE, overlay
 
 TITLES = ("best: ground truth", "best: masks", "worst: ground truth", "worst: masks")
-MIN_SCORE = 0.4
 LEAST_WIDTH = 500
 """Pixels; narrower images are enlarged before drawing."""
 

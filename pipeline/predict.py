@@ -28,6 +28,8 @@ from .masks.viz import draw_masks, sheet
 from .training.checkpoint import check_features, load_head
 
 SHEET_IMAGES = 12
+MIN_SCORE = 0.4
+"""Masks below are not drawn, unless another is asked for."""
 WHOLE = "orig"
 """The view that is the image itself."""
 
@@ -39,7 +41,7 @@ def main(
     run: Path,
     images: str,
     out: Path,
-    min_score: float = 0.4,
+    min_score: float = MIN_SCORE,
     device: str = "cpu",
     views: Sequence[str] = (),
 ) -> Path:

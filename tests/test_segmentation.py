@@ -210,7 +210,7 @@ def test_a_head_that_knows_the_segments_is_right(cache: Path, runs: dict[str, Pa
             logits = objects.sample(points).view(len(objects), side, side) * 20 - 10
             probs = torch.zeros(len(objects), len(classes) + 1)
             probs[torch.arange(len(objects)), objects.labels] = 1
-            queries = QueryMasks(probs, logits, 1, (side, side), classes, "panoptic")
+            queries = QueryMasks(probs, logits, 1, (side, side), classes, "panoptic", 0.8, 0.8)
             judged = judged or SegmentScores(runs["panoptic"] / view, queries, run.segment_categories)
             judged.add(batch, queries)
         assert judged is not None

@@ -13,6 +13,10 @@ from .coco import CocoSet, read_image
 from .images import UnreadableImageError
 from .transforms import Transform
 
+THREADS = 2
+AHEAD = 2
+"""Batches that are being read while one is used."""
+
 
 @dataclass(frozen=True)
 class DecodedBatch:
@@ -40,9 +44,9 @@ def plan_batches(coco: CocoSet, indices: Sequence[int], transform: Transform, si
 
 
 def decode_ahead(
-    coco: CocoSet, batches: Sequence[list[int]], transform: Transform, view: str, *, threads: int = 2, ahead: int = 2
+    coco: CocoSet, batches: Sequence[list[int]], transform: Transform, view: str
 ) -> Iterator[DecodedBatch]:
-    """The batches in order; while one is used, `ahead` more are being read."""
+    """The batches in order; while one is used, `AHEAD` more are being read."""
 
     def load(index: int) -> Tensor | UnreadableImageError:
         try:
@@ -50,14 +54,14 @@ def decode_ahead(
         except UnreadableImageError as error:
             return error
 
-    with ThreadPoolExecutor(threads, "decode") as pool:
+    with ThreadPoolExecutor(THREADS, "decode") as pool:
         waiting = iter(batches)
         queue: deque[tuple[list[int], list[Future[Tensor | UnreadableImageError]]]] = deque()
 
         def submit(count: int) -> None:
             queue.extend((batch, [pool.submit(load, index) for index in batch]) for batch in islice(waiting, count))
 
-        submit(ahead + 1)
+        submit(AHEAD + 1)
         try:
             while queue:
                 batch, futures = queue.popleft()

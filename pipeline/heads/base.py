@@ -169,10 +169,8 @@ class MaskHead(nn.Module, ABC):
 
         counts: how many rows of each image are real detections; all of them when None.
         """
-        counts = counts or [features.boxes.shape[1]] * len(features.boxes)
-        boxes, queries = (
-            [own[:n] for own, n in zip(rows, counts, strict=True)] for rows in (features.boxes, features.queries)
-        )
+        counts = counts or all_rows(features)
+        boxes, queries = detections(features, counts)
         return scored_masks(self.infer(features, boxes, queries), features, counts)
 
     @torch.inference_mode()
@@ -186,6 +184,17 @@ class MaskHead(nn.Module, ABC):
         """As `predict` says it after each layer of the decoder, before the first too: [layer][image], the last is the
         result. Of a family that says it once: just that."""
         return [self.predict(features, counts)]
+
+
+def all_rows(features: Features) -> list[int]:
+    """Counts that take every row of each image for a detection."""
+    return [features.boxes.shape[1]] * len(features.boxes)
+
+
+def detections(features: Features, counts: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Boxes "n 4" and queries "n d" of each image, without the rows that fill up the batch."""
+    boxes = [rows[:n] for rows, n in zip(features.boxes, counts, strict=True)]
+    return boxes, [rows[:n] for rows, n in zip(features.queries, counts, strict=True)]
 
 
 def scored_masks(output: HeadOutput, features: Features, counts: list[int]) -> list[Masks]:

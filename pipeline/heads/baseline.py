@@ -14,6 +14,7 @@ from .base import (
     MaskHead,
     Masks,
     Widths,
+    all_rows,
     boxes_in_pixels,
     encoder_maps,
     pool_without_padding,
@@ -76,7 +77,7 @@ class Baseline(MaskHead):
         if self.config.roi_align:
             return super().predict(features, counts)
         found: list[Masks] = []
-        for row, n in enumerate(counts or [features.boxes.shape[1]] * len(features.boxes)):
+        for row, n in enumerate(counts or all_rows(features)):
             masks = super().predict(features.image(row), [n])[0]
             whole_view = masks.boxes.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(n, 4)
             found.append(replace(masks, frames=whole_view))

@@ -9,7 +9,7 @@ from .deformable import FeedForward
 class ConvNextLayer(nn.Module):
     """Depthwise 7 x 7 convolution, LayerNorm, FFN, each channel scaled by a learned factor, and a residual."""
 
-    def __init__(self, width: int, layer_scale: float = 1e-6) -> None:
+    def __init__(self, width: int, layer_scale: float) -> None:
         """layer_scale: where the learned factors start."""
         super().__init__()
         self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width)

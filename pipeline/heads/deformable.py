@@ -29,7 +29,7 @@ class FeedForward(nn.Module):
 class DeformableLayer(nn.Module):
     """MSDeformAttn, LayerNorm, FFN, LayerNorm (paper, section 3.2)."""
 
-    def __init__(self, width: int, levels: int, heads: int = 8, points: int = 4, norm_first: bool = False) -> None:
+    def __init__(self, width: int, levels: int, heads: int, points: int, norm_first: bool = False) -> None:
         super().__init__()
         self.norm_first = norm_first
         self.attention = DeformableAttention(width, levels, heads, points)

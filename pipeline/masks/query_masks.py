@@ -28,9 +28,9 @@ class QueryMasks:
     """Size of the network input."""
     classes: tuple[SegmentClass, ...]
     task: Task
-    object_threshold: float = 0.8
+    object_threshold: float
     """Panoptic: a query with a lower probability is no segment."""
-    overlap_threshold: float = 0.8
+    overlap_threshold: float
     """Panoptic: of a mask, the share that no better one hides; with less it is no segment."""
 
 

@@ -11,6 +11,9 @@ from .style import STYLE
 
 Cells = Sequence[object]
 
+PICTURE_WIDTH = 640
+"""Pixels; larger pictures are shrunk."""
+
 
 def page(title: str, *body: str) -> str:
     """A whole document; it loads nothing and runs nothing. body: HTML."""
@@ -55,10 +58,11 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def picture(image: Image.Image, words: str, *, width: int = 640) -> str:
-    """The image inside the page, at most so many pixels wide. words: what it shows."""
-    if image.width > width:
-        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+def picture(image: Image.Image, words: str) -> str:
+    """The image inside the page, at most PICTURE_WIDTH wide. words: what it shows."""
+    if image.width > PICTURE_WIDTH:
+        height = round(image.height * PICTURE_WIDTH / image.width)
+        image = image.resize((PICTURE_WIDTH, height), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.convert("RGB").save(stream, "JPEG", quality=82, optimize=True)
     data = base64.b64encode(stream.getvalue()).decode()

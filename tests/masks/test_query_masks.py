@@ -134,11 +134,11 @@ def test_no_sure_query_leaves_the_image_empty() -> None:
     queries = random_queries(0, (8, 8), 4, (32, 32))
     nothing = torch.zeros_like(queries.probs)
     nothing[:, -1] = 1
-    unsure = QueryMasks(nothing, queries.mask_logits, 4, (32, 32), CLASSES, "panoptic")
+    unsure = QueryMasks(nothing, queries.mask_logits, 4, (32, 32), CLASSES, "panoptic", 0.8, 0.8)
     found = panoptic(unsure, resolve("orig", 0, (20, 30)))
     assert not found.segments
     assert not found.ids.any()
-    none = QueryMasks(nothing[:0], queries.mask_logits[:0], 4, (32, 32), CLASSES, "panoptic")
+    none = QueryMasks(nothing[:0], queries.mask_logits[:0], 4, (32, 32), CLASSES, "panoptic", 0.8, 0.8)
     assert not panoptic(none, resolve("orig", 0, (20, 30))).ids.any()
     assert semantic(none, resolve("orig", 0, (20, 30))).shape == (20, 30)
 

@@ -17,7 +17,7 @@ from ...training.precision import autocast
 from ...training.segment_objects import SegmentTargets, segment_targets
 from ...training.set_loss import SetLoss
 from ...training.view_objects import ViewObjects, view_objects
-from ..base import MaskHead, Masks, Widths, encoder_maps, images_of_one_size, require_c1
+from ..base import MaskHead, Masks, Widths, all_rows, detections, encoder_maps, images_of_one_size, require_c1
 from ..instances import instances
 from ..pixels import PixelFeatures
 from .config import Mask2FormerConfig
@@ -106,7 +106,7 @@ class Mask2Former(MaskHead):
                 features, counts = features.rows(targets.rows), [counts[row] for row in targets.rows]
             targets = targets.objects
         with autocast(config, features.boxes.device):
-            layers = self(features, *_detections(features, counts))
+            layers = self(features, *detections(features, counts))
         criterion = SetLoss(
             class_weight=self.config.class_weight,
             no_object=self.config.no_object,
@@ -134,7 +134,7 @@ class Mask2Former(MaskHead):
         return [self._instances(layer, features) for layer in self._layers(features, counts)]
 
     def _layers(self, features: Features, counts: list[int] | None) -> list[list[Prediction]]:
-        boxes, queries = _detections(features, counts)
+        boxes, queries = detections(features, counts or all_rows(features))
         with torch.autocast(features.boxes.device.type, torch.bfloat16, enabled=self.amp):
             return self(features, boxes, queries)
 
@@ -171,10 +171,3 @@ class Mask2Former(MaskHead):
         labels = [rows[: len(own)] for rows, own in zip(features.labels, boxes, strict=True)]
         scores = [rows[: len(own)] for rows, own in zip(features.scores, boxes, strict=True)]
         return self.detected(queries, boxes, labels, scores, (pixels.shape[2], pixels.shape[3]))
-
-
-def _detections(features: Features, counts: Sequence[int] | None) -> tuple[list[Tensor], list[Tensor]]:
-    """Boxes and queries of each image without the rows that fill up the batch."""
-    counts = counts or [features.boxes.shape[1]] * len(features.boxes)
-    boxes = [rows[:n] for rows, n in zip(features.boxes, counts, strict=True)]
-    return boxes, [rows[:n] for rows, n in zip(features.queries, counts, strict=True)]

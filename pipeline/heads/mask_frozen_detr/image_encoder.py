@@ -14,7 +14,7 @@ class DeformableImageEncoder(nn.Module):
     No position or level embedding of its own: the maps come out of an encoder that added both in each of its layers.
     """
 
-    def __init__(self, width: int, levels: int, layers: int, heads: int = 8, points: int = 4) -> None:
+    def __init__(self, width: int, levels: int, layers: int, heads: int, points: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DeformableLayer(width, levels, heads, points) for _ in range(layers))
 
