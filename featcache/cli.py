@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from featcache.disk import human_bytes
 from featcache.options import AsJson, CachePath, ImageIds, Threads, View, id_list
 from featcache.output import print_fields, print_json, print_table
 from featcache.progress import clock
+
+if TYPE_CHECKING:
+    from featcache.checks import VerifyReport
 
 app = typer.Typer(
     cls=ErrorGroup,
@@ -207,7 +210,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _print_verify(report: Any, marked: int, command: str | None) -> None:
+def _print_verify(report: VerifyReport, marked: int, command: str | None) -> None:
     for problem in report.problems:
         print(problem)
     for item in report.damage:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featcache.disk import human_bytes
 from featcache.options import AsJson, CachePath, ImageIds, Threads, View, id_list, name_list
 from featcache.output import print_fields, print_json, print_table
+from featcache.spec import Codec
+
+if TYPE_CHECKING:
+    from featcache.maintain import Plan
 
 app = typer.Typer(rich_markup_mode=None)
 
 Target = Annotated[Path, typer.Argument(metavar="TARGET", help="Directory of the new cache.")]
-CodecName = Annotated[str | None, typer.Option("--codec", help="uint8, fp16 or none; the same by default.")]
+CodecName = Annotated[Codec | None, typer.Option("--codec", help="The same by default.")]
 MaxError = Annotated[
     float | None,
     typer.Option(
@@ -45,9 +49,7 @@ def estimate(
     from featcache import sizes
     from featcache.reader import Cache
 
-    found = sizes.estimate(
-        Cache(path), images, codec=_codec(codec), max_error=max_error, shard=shard, at=at, probe=probe
-    )
+    found = sizes.estimate(Cache(path), images, codec=codec, max_error=max_error, shard=shard, at=at, probe=probe)
     if as_json:
         print_json({**vars(found), "fits": found.fits})
     else:
@@ -119,7 +121,7 @@ def copy(
     plan = maintain.plan_copy(
         Cache(path),
         target,
-        codec=_codec(codec),
+        codec=codec,
         max_error=max_error,
         shard=shard,
         levels=name_list(levels),
@@ -178,7 +180,7 @@ def prune(
     _print_plan(plan, dry_run, as_json)
 
 
-def _carry_out(plan: Any, dry_run: bool, threads: int, as_json: bool) -> None:
+def _carry_out(plan: Plan, dry_run: bool, threads: int, as_json: bool) -> None:
     from featcache import maintain
 
     if not dry_run:
@@ -186,15 +188,6 @@ def _carry_out(plan: Any, dry_run: bool, threads: int, as_json: bool) -> None:
     _print_plan(plan, dry_run, as_json)
 
 
-def _print_plan(plan: Any, dry_run: bool, as_json: bool) -> None:
+def _print_plan(plan: Plan, dry_run: bool, as_json: bool) -> None:
     data = {"dry_run": dry_run, **plan.summary()}
     print_json(data) if as_json else print_fields(data)
-
-
-def _codec(name: str | None) -> Any:
-    """The codec of that name; typer.BadParameter for another."""
-    from featcache.spec import CODECS
-
-    if name is not None and name not in CODECS:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(CODECS)}", param_hint="--codec")
-    return name

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from featcache.output import print_json, print_table
+from featcache.spec import Codec
 
 from . import cli_about, cli_results
 from .cli_errors import ErrorGroup
@@ -49,7 +50,7 @@ def extract(
     panoptic_images: Annotated[
         Path | None, typer.Option(help="Folder of its PNG files; that of its name beside it.", metavar="DIR")
     ] = None,
-    codec: Annotated[Literal["uint8", "fp16", "none"], typer.Option(help="How maps are stored.")] = "uint8",
+    codec: Annotated[Codec, typer.Option(help="How maps are stored.")] = "uint8",
     max_error: Annotated[
         float | None,
         typer.Option(

@@ -8,11 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
 from featcache import CacheSpec, CacheWriter, LevelSpec
 from featcache.progress import Progress, written
-from featcache.spec import MAX_ERROR, check_max_error
+from featcache.spec import MAX_ERROR, Codec, check_max_error
 
 from .data.coco import CocoSet, load_coco
 from .data.decode import decode_ahead, plan_batches
@@ -25,8 +24,6 @@ from .detectors.registry import absolute_name, build_detector
 from .errors import PipelineError, UsageError
 from .files import check_folder
 from .interrupt import noted_interrupt
-
-Codec = Literal["uint8", "fp16", "none"]
 
 
 @dataclass(frozen=True)
