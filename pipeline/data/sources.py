@@ -1,5 +1,6 @@
 """Where features come from: a cache, or a detector at work (`live.py`). One interface, the same tensors."""
 
+import os
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,7 +173,8 @@ class Cached:
     ) -> Stream:
         """See `FeatureSource`."""
         order: dict[str, Any] = {"views": views, "indices": indices, "seed": seed}
-        loader = Loader(self.cache, batch_size, **order, levels=levels, device=self.device, wanted=wanted)
+        how: dict[str, Any] = {"device": self.device, "threads": reading_threads(self.device)}
+        loader = Loader(self.cache, batch_size, **order, **how, levels=levels, wanted=wanted)
         return _CachedStream(loader, self)
 
 
@@ -193,6 +195,11 @@ class _CachedStream:
         while True:
             for entries in self._loader:
                 yield collate(entries, self._source.spec, self._source.segments_of)
+
+
+def reading_threads(device: torch.device) -> int:
+    """How many threads read for a training there: more where the processor has little else to do than feed a GPU."""
+    return 2 if device.type == "cpu" else max(2, min(8, os.cpu_count() or 1))
 
 
 def maps_asked_for(asked: Iterable[Sequence[str] | None], spec: CacheSpec) -> tuple[str, ...]:

@@ -59,7 +59,8 @@ class NativeConfig:
     query_tap: Literal["normed", "raw"] = "normed"
     """DINO: queries after or before the decoder's last norm."""
     amp: Literal["none", "bf16"] = "none"
-    """Precision of backbone and input projections; everything after them is float32, as in the official code."""
+    """Precision of backbone and input projections; everything after them is float32, as in the official code. `none` is
+    float32 too, but for the convolutions on a GPU, which torch computes in TF32."""
     width: Count = 256
     """Channels of encoder and decoder."""
     levels: int = 4

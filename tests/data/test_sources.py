@@ -10,6 +10,7 @@ from tiny import Tiny
 
 from featcache import Cache, CacheError
 from pipeline import extract
+from pipeline.data import sources
 from pipeline.data.coco import load_coco
 from pipeline.data.live import Live
 from pipeline.data.sources import Cached, FeatureSource, pad_maps
@@ -101,3 +102,18 @@ def test_padding_is_zero_and_keeps_the_memory_order() -> None:
     assert padded.is_contiguous(memory_format=torch.channels_last)
     equal = pad_maps([channels_last[0], channels_last[0]])
     assert equal.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "threads"), [("cpu", 16, 2), ("cuda", 16, 8), ("cuda:1", 6, 6), ("cuda", 1, 2)]
+)
+def test_more_threads_read_where_a_gpu_computes(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, cores: int, threads: int
+) -> None:
+    source = Cached(extract.main(**tiny.arguments, cache=tmp_path / "c"), device)
+    asked: list[int] = []
+    monkeypatch.setattr(sources.os, "cpu_count", lambda: cores)
+    loader = sources.Loader
+    monkeypatch.setattr(sources, "Loader", lambda *of, **how: asked.append(how["threads"]) or loader(*of, **how))
+    source.stream(2, views=("orig",), indices=source.finished(["orig"]), seed=0)
+    assert asked == [threads]
