@@ -52,8 +52,14 @@ def _in_the_way(directory: Path) -> CacheError:
 
 
 def write_at(path: Path, parts: Mapping[int, bytes], size: int) -> bool:
-    """Write bytes at offsets of a file of `size` bytes, all zeros if new; not flushed. Returns whether it was new."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    """Write bytes at offsets of a file of `size` bytes, all zeros if new; not flushed. Returns whether it was new.
+
+    Raises CacheError where a directory has its name.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except IsADirectoryError as error:
+        raise _in_the_way(path) from error
     try:
         is_new = os.fstat(file).st_size < size
         if is_new:

@@ -106,16 +106,17 @@ def test_a_copy_without_its_source_is_repaired_from_another_extraction(
 
 
 @pytest.mark.parametrize("shard", [1, 2])
+@pytest.mark.parametrize("name", ["maps/e16/c.0.0.0", "boxes/c.0.0.0"])
 def test_a_directory_in_place_of_a_file_is_told_of_and_not_removed(
-    run: Callable[..., Any], make_cache: Maker, tmp_path: Path, shard: int
+    run: Callable[..., Any], make_cache: Maker, tmp_path: Path, name: str, shard: int
 ) -> None:
     source, copied = make_cache(3, shard=shard), tmp_path / "a copy"
     assert run("copy", source, copied)[0] == 0
-    file = copied / "views/orig/maps/e16/c.0.0.0"
+    file = copied / "views/orig" / name
     file.unlink()
     file.mkdir()
     (file / "notes").write_text("somebody's")
-    mark, fill = run("verify", copied)[1].splitlines()[-1].removeprefix("repair:  ").split(" && ")
+    mark, fill = run("verify", copied, "--deep")[1].splitlines()[-1].removeprefix("repair:  ").split(" && ")
     assert run(*shlex.split(mark)[1:])[0] == 0
     code, _, err = run(*shlex.split(fill)[1:])
     assert code == 1
