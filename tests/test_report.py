@@ -16,6 +16,8 @@ from pipeline.errors import PipelineError
 from pipeline.page.charts import Line, bar_chart, label, line_chart, smoothed, ticks
 from pipeline.page.html import table, tag
 from pipeline.page.record import names_of
+from pipeline.page.training import CURVE_NAMES
+from pipeline.training.track import TERMS
 
 VOID = {"meta", "img", "br"}
 
@@ -134,6 +136,10 @@ def test_evaluations_on_the_way_are_curves(runs: tuple[Tiny, Path, list[Path]], 
     assert "Mask AP50 on the way" in text
     assert "AP75 on the way" not in text
     assert " best " not in text.partition(" Training ")[2].partition(" Size ")[0]
+
+
+def test_every_term_of_a_loss_has_a_name() -> None:
+    assert set(TERMS) <= set(CURVE_NAMES)
 
 
 def test_what_is_not_there_is_told(runs: tuple[Tiny, Path, list[Path]], tmp_path: Path) -> None:
