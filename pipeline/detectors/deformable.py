@@ -67,7 +67,8 @@ class DeformableAttention(nn.Module):
         # Sampling positions in float32: in half precision they would be off by whole cells on large maps.
         references, offsets = references[:, :, None, :, None].float(), offsets.float()
         if references.shape[-1] == 2:
-            sizes = references.new_tensor([(w, h) for h, w in shapes])
+            sizes = torch.tensor([(w, h) for h, w in shapes], dtype=references.dtype)
+            sizes = sizes.to(references.device, non_blocking=True)  # no layer waits for a GPU to come so far
             locations = references + offsets / sizes[:, None]
         else:
             locations = references[..., :2] + offsets / self.points * references[..., 2:] * 0.5

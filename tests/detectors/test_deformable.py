@@ -3,6 +3,7 @@
 import pytest
 import torch
 from native_toys import perturbed
+from pretend_gpu import GPU, OnGpu, pretended
 from torch import Tensor
 
 from pipeline.detectors.deformable import DecoderLayer, DeformableAttention, FeatureEncoder, ProposalHead
@@ -140,3 +141,17 @@ def test_norms_of_the_decoder_are_numbered_as_in_the_official_files() -> None:
     crossed = layer.cross_attn(attended + place, memory, references, pyramid.shapes, pyramid.padding)
     torch.testing.assert_close(after["norm1"], layer.norm1(attended + crossed))
     assert torch.equal(found, after["norm3"])
+
+
+@torch.no_grad()
+def test_a_layer_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that are sent there and waited for let it run dry before the next layer is asked for."""
+    layer = perturbed(DeformableAttention(16, 2, heads=2, points=4))
+    given = torch.randn(1, 5, 16), torch.randn(1, 60, 16), torch.rand(1, 5, 2, 2)
+    expected = layer(*given, SHAPES)
+    with pretended(monkeypatch), monkeypatch.context() as patch:
+        layer, given = layer.to(GPU), tuple(one.to(GPU) for one in given)
+        for name in ("new_tensor", "cpu", "item", "tolist"):
+            patch.setattr(OnGpu, name, lambda *_, name=name: pytest.fail(f"{name} waits"), raising=False)
+        found = layer(*given, SHAPES)
+    assert torch.equal(found.as_subclass(Tensor), expected)

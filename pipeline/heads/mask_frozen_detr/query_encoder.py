@@ -50,7 +50,7 @@ class ObjectToObject(nn.Module):
             return queries
         content = pad_sequence(list(queries.split(counts)), batch_first=True)
         asking = content + pad_sequence(list(self.position(positions).split(counts)), batch_first=True)
-        lengths = torch.tensor(counts, device=queries.device)
+        lengths = torch.tensor(counts).to(queries.device, non_blocking=True)
         absent = torch.arange(content.shape[1], device=queries.device)[None] >= lengths[:, None]
         # an image without any query attends to its padding: its rows are dropped below, but NaN would reach the weights
         mask = absent & (lengths > 0)[:, None]
