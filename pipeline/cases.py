@@ -21,7 +21,7 @@ from .data.images import open_image
 from .data.panoptic import CATEGORIES, PANOPTIC
 from .data.sources import Cached
 from .errors import PipelineError, UsageError
-from .evaluation import DETAILS, SEGMENT_QUALITY
+from .evaluation import DETAILS, QUALITY, RESULTS, SEGMENT_QUALITY
 from .masks import rle
 from .masks.id_map import VOID, paint, read_png
 from .masks.results import Result
@@ -88,7 +88,7 @@ def find_cases(*, cache: Path, run: Path, count: int) -> list[Case]:
     """
     opened = Cached(cache).cache
     folder = Path(str(opened.spec.recipe["images_folder"]))
-    if not (run / "quality.json").is_file():
+    if not (run / QUALITY).is_file():
         raise PipelineError(f"{run} was not evaluated", f"python -m pipeline evaluate --cache {cache} --run {run}")
     drawing = _Segments(run, opened) if (run / DETAILS / SEGMENT_QUALITY).is_file() else _Instances(run, opened)
     rows = sorted(drawing.rows, key=lambda row: -row[drawing.figure])
@@ -137,13 +137,13 @@ class _Instances(_Drawing):
     figure = "mask_iou"
 
     def __init__(self, run: Path, cache: Cache) -> None:
-        self.rows = [row for row in json.loads((run / "quality.json").read_text()) if row["objects"]]
+        self.rows = [row for row in json.loads((run / QUALITY).read_text()) if row["objects"]]
         self._run, self._cache = run, cache
         self._categories: list[Category] = cache.spec.recipe["categories"]
         self._results: dict[int, list[Result]] = defaultdict(list)
 
     def prepare(self, image_ids: set[int]) -> None:
-        for result in json.loads((self._run / "results.json").read_text()):
+        for result in json.loads((self._run / RESULTS).read_text()):
             if result["image_id"] in image_ids:
                 self._results[result["image_id"]].append(result)
 

@@ -11,7 +11,7 @@ from .data.coco import Category, contiguous_labels, view_of
 from .data.sources import Batch, Cached
 from .data.transforms import view_to_original
 from .errors import PipelineError, UsageError
-from .evaluation import DETAILS, evaluate_contenders, evaluation_identity, images_to_evaluate
+from .evaluation import CLASSES, DETAILS, LOST, evaluate_contenders, evaluation_identity, images_to_evaluate
 from .files import check_folder
 from .heads.base import Masks, Widths
 from .masks.coco_eval import PER_CLASS
@@ -97,7 +97,7 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
 
 def lost_in_words(run: Path) -> str:
     """One line on metrics/lost_ap.json of the last evaluation."""
-    left: dict[str, float | None] = json.loads((run / DETAILS / "lost_ap.json").read_text())
+    left: dict[str, float | None] = json.loads((run / DETAILS / LOST).read_text())
     now = left["AP"]
     gains = [
         f"{kind.replace('_', ' ')} {value - now:+.1f}"
@@ -109,7 +109,7 @@ def lost_in_words(run: Path) -> str:
 
 def classes(run: Path) -> list[dict[str, Any]]:
     """metrics/per_class.json of the last evaluation."""
-    return json.loads((run / DETAILS / "per_class.json").read_text())
+    return json.loads((run / DETAILS / CLASSES).read_text())
 
 
 def class_table(run: Path) -> list[dict[str, str]]:

@@ -30,16 +30,20 @@ from .masks.results import Result
 from .segment_scores import SegmentScores
 from .training.checkpoint import check_features, load_head
 
+METRICS = "metrics.json"
 EVALUATED = "evaluated.json"
 """On what the metrics of a run were taken, and the metrics."""
+RESULTS, BOXES, OWN_BOXES = "results.json", "boxes.json", "own_boxes.json"
+"""COCO results: masks, the detector's boxes, and those of a head that tells its own, in the order of the masks."""
+QUALITY = "quality.json"
+"""How well each image came out."""
+
 DETAILS = "metrics"
-"""Folder of what is more than one page: per_class.json, pr.json, lost_ap.json."""
-
-SEGMENT_QUALITY = "segment_quality.json"
-"""In `DETAILS`: PQ and mIoU of each image, of heads for semantic or panoptic segmentation."""
-
-OWN_BOXES = "own_boxes.json"
-"""Boxes of a head that tells its own, as COCO results in the order of results.json."""
+"""Folder of what is more than one page."""
+CLASSES, CURVES, LOST = "per_class.json", "pr.json", "lost_ap.json"
+"""In `DETAILS`: each class, precision over recall, where AP is lost."""
+SEGMENT_CLASSES, SEGMENT_QUALITY = "segments.json", "segment_quality.json"
+"""In `DETAILS`, of heads for semantic or panoptic segmentation: each class, and PQ and mIoU of each image."""
 
 Drop = Callable[[Path, Exception], None]
 """Told of a run whose head failed; the others go on unless it raises."""
@@ -120,15 +124,15 @@ def evaluate_contenders(
         if own is not None:
             judged["own_bbox"] = coco_evaluation(truth, own, "bbox")
         (folder / DETAILS).mkdir(exist_ok=True)
-        write_json(folder / DETAILS / "per_class.json", per_class(truth, judged), indent=2)
+        write_json(folder / DETAILS / CLASSES, per_class(truth, judged), indent=2)
         curves = {kind: evaluation.curves for kind, evaluation in judged.items()}
-        write_json(folder / DETAILS / "pr.json", {"recall": RECALLS, **curves})
+        write_json(folder / DETAILS / CURVES, {"recall": RECALLS, **curves})
         if errors:
-            write_json(folder / "boxes.json", boxes)
+            write_json(folder / BOXES, boxes)
             lost = lost_ap(truth, results, boxes if own is None else own)
-            write_json(folder / DETAILS / "lost_ap.json", lost, indent=2)
+            write_json(folder / DETAILS / LOST, lost, indent=2)
         else:  # of another evaluation
-            for stale in (folder / "boxes.json", folder / DETAILS / "lost_ap.json"):
+            for stale in (folder / BOXES, folder / DETAILS / LOST):
                 stale.unlink(missing_ok=True)
         figures = {kind: evaluation.figures for kind, evaluation in judged.items()}
         if boundary and boundary_known():
@@ -190,7 +194,7 @@ class _Scores:
         self._quality: list[dict[str, Any]] = []
         self._ious: list[float] = []
         contender.folder.mkdir(parents=True, exist_ok=True)
-        self._masks = JsonList(contender.folder / "results.json")
+        self._masks = JsonList(contender.folder / RESULTS)
         self._own: JsonList | None = None
         self._segments: SegmentScores | None = None
 
@@ -221,10 +225,10 @@ class _Scores:
         """`panoptic` and `semantic` where the head is for them; writes their files."""
         details = self.contender.folder / DETAILS
         if self._segments is None:
-            for stale in (details / "segments.json", details / SEGMENT_QUALITY):  # of another evaluation
+            for stale in (details / SEGMENT_CLASSES, details / SEGMENT_QUALITY):  # of another evaluation
                 stale.unlink(missing_ok=True)
             return {}
-        self._segments.write_classes(details / "segments.json")
+        self._segments.write_classes(details / SEGMENT_CLASSES)
         self._segments.write_images(details / SEGMENT_QUALITY)
         return self._segments.write()
 
@@ -245,8 +249,8 @@ class _Scores:
         (run / OWN_BOXES).unlink(missing_ok=True)  # of another evaluation
         if self._own is not None:
             self._own.keep()
-        write_json(run / "quality.json", self._quality)
-        write_json(run / "metrics.json", metrics, indent=2)
+        write_json(run / QUALITY, self._quality)
+        write_json(run / METRICS, metrics, indent=2)
         write_json(run / EVALUATED, {"identity": dict(identity), "metrics": metrics}, indent=2)
         return metrics
 

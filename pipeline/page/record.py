@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PipelineError
-from ..evaluation import DETAILS, EVALUATED
+from ..evaluation import CLASSES, CURVES, DETAILS, EVALUATED, LOST, METRICS, QUALITY
 from ..masks.coco_eval import PER_CLASS
 from ..training.checkpoint import CONFIG, HEAD, Run, read_run
 from ..training.checks import count_parameters
@@ -43,10 +43,10 @@ class Record:
 
 def read_record(folder: Path, name: str) -> Record:
     """Read a run directory; raises PipelineError where it is neither a run nor evaluated."""
-    metrics = _json(folder / "metrics.json")
+    metrics = _json(folder / METRICS)
     if metrics is None and not (folder / CONFIG).exists():
         raise PipelineError(
-            f"{folder} is no run: it has neither {CONFIG} nor metrics.json",
+            f"{folder} is no run: it has neither {CONFIG} nor {METRICS}",
             "python -m pipeline train --cache DIR --head NAME --run DIR",
         )
     run = read_run(folder) if (folder / CONFIG).exists() else None
@@ -61,10 +61,10 @@ def read_record(folder: Path, name: str) -> Record:
         log=[_flat(row) for row in read_track(folder)],
         metrics=metrics,
         identity=evaluated["identity"] if evaluated else None,
-        classes=_json(folder / DETAILS / "per_class.json") or [],
-        curves=_json(folder / DETAILS / "pr.json"),
-        lost=_json(folder / DETAILS / "lost_ap.json"),
-        quality=_json(folder / "quality.json") or [],
+        classes=_json(folder / DETAILS / CLASSES) or [],
+        curves=_json(folder / DETAILS / CURVES),
+        lost=_json(folder / DETAILS / LOST),
+        quality=_json(folder / QUALITY) or [],
     )
 
 
