@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -53,9 +51,11 @@ class Moments:
         """Of the images of a batch: "b c" and "b c c"."""
         return cls(*(torch.stack([getattr(one, name) for one in images]) for name in ("mean", "covariance")))
 
-    def packed(self) -> NDArray[np.float32]:
-        """The upper triangle of the covariance row by row, as it is stored. "c * (c + 1) / 2" """
-        return self.covariance.cpu().numpy()[_triangle(len(self.mean))].astype(np.float32)
+    def packed(self) -> Tensor:
+        """The upper triangle of the covariance row by row, float32 as it is stored. "c * (c + 1) / 2" """
+        c = len(self.mean)
+        rows, columns = torch.triu_indices(c, c, device=self.covariance.device)
+        return self.covariance[rows, columns].float()
 
     @classmethod
     def unpacked(cls, mean: Tensor, triangle: Tensor) -> Moments:
@@ -84,12 +84,6 @@ def products(codes: Tensor, *, as_bytes: bool | None = None) -> Tensor:
     blocks = pad(codes.float(), (0, 0, 0, -len(codes) % _EXACT)).view(-1, _EXACT, codes.shape[1])
     with torch.autocast(codes.device.type, enabled=False):
         return torch.bmm(blocks.mT, blocks).sum(0, dtype=torch.float64).long()
-
-
-@cache
-def _triangle(channels: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of the upper triangle, row by row."""
-    return np.triu_indices(channels)
 
 
 @cache

@@ -57,13 +57,13 @@ def detection_rows(
     if count > most:
         raise BadValueError(f"{name}: {count} detections given, cache holds {most}")
     rows: dict[str, NDArray[Any]] = {"count": np.array(count)}
-    for key, values in detections.items():
+    fetched = on_host({key: as_float(values) for key, values in detections.items() if values is not None})
+    for key in detections:
         array = arrays[key]
         rows[key] = np.zeros(array.shape, array.dtype)
-        if values is None:
+        if key not in fetched:
             continue
-        given = values.detach().cpu()
-        given = (given.float() if given.is_floating_point() else given).numpy()
+        given = fetched[key]
         if given.shape != (count, *array.shape[1:]):
             raise BadValueError(f"{name}: {key} are {given.shape}, expected {(count, *array.shape[1:])}")
         finite = np.isfinite(given)
@@ -71,6 +71,19 @@ def detection_rows(
             raise BadValueError(f"{name}: {key} hold {given[~finite][0]} at {np.argwhere(~finite)[0].tolist()}")
         rows[key][:count] = given
     return rows
+
+
+def as_float(values: Tensor) -> Tensor:
+    """NumPy has no bfloat16."""
+    return values.float() if values.is_floating_point() else values
+
+
+def on_host(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """The tensors as arrays. A GPU writes them all into memory that it reaches by itself, and is waited for once."""
+    fetched = {name: tensor.detach().to("cpu", non_blocking=True) for name, tensor in tensors.items()}
+    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    return {name: tensor.numpy() for name, tensor in fetched.items()}
 
 
 def encode_maps(spec: CacheSpec, maps: Mapping[str, Tensor], *, name: str) -> dict[str, codecs.Encoded]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from featcache.files import full_disk_is_clear
 from featcache.groups import Group, Groups
 from featcache.layout import ViewFiles, row_arrays
 from featcache.lock import WriterLock
-from featcache.pack import detection_rows, encode_maps, one_thread_if_small
+from featcache.pack import detection_rows, encode_maps, on_host, one_thread_if_small
 from featcache.record import Record
 from featcache.resume import check_tables, create_or_resume, refuse_foreign
 from featcache.source import local_directory
@@ -166,7 +165,7 @@ class CacheWriter:
         rows = detection_rows(self._row_arrays, detections, name=name)
         rows["input_hw"] = np.array([int(side) for side in input_hw])
         encoded, decided = encode_maps(self.spec, maps, name=name), self._is_decided(view)
-        tokens: dict[str, NDArray[Any]] = {}
+        found: dict[str, Tensor] = {}
         level_hw: list[tuple[int, int]] = []
         for level in self.spec.levels:
             stored = encoded[level.name]
@@ -174,16 +173,16 @@ class CacheWriter:
             level_hw.append((h, w))
             values = stored.tokens
             if level.moments:
-                found = stored.moments()
-                rows[f"mean/{level.name}"] = found.mean.cpu().numpy()
-                rows[f"covariance/{level.name}"] = found.packed()
+                moments = stored.moments()
+                found |= {f"mean/{level.name}": moments.mean, f"covariance/{level.name}": moments.packed()}
             if stored.scale is not None and stored.offset is not None:
-                rows[f"scale/{level.name}"] = stored.scale.cpu().numpy()
-                rows[f"offset/{level.name}"] = stored.offset.cpu().numpy()
+                found |= {f"scale/{level.name}": stored.scale, f"offset/{level.name}": stored.offset}
                 if decided and self._delta[view, level.name]:
                     values = codecs.add_delta(values)
-            tokens[level.name] = values.reshape(h * w, c).cpu().numpy()
-        rows["level_hw"] = np.array(level_hw)
+            found[level.name] = values.reshape(h * w, c)
+        arrays = on_host(found)
+        tokens = {level.name: arrays.pop(level.name) for level in self.spec.levels}
+        rows |= {**arrays, "level_hw": np.array(level_hw)}
         return Record(index, view, tokens, rows)
 
     def put_record(self, record: Record) -> None:

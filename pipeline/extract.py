@@ -18,11 +18,12 @@ from .data.decode import decode_ahead, plan_batches
 from .data.images import UnreadableImageError, several_unreadable
 from .data.panoptic import CATEGORIES, PANOPTIC, SHA256, PanopticSet, load_panoptic
 from .data.views import check_view
-from .detectors.base import Features, FrozenDetector, source_of
-from .detectors.device import tell_unused_gpu
+from .detectors.base import FrozenDetector, source_of
+from .detectors.device import host_threads, tell_unused_gpu
 from .detectors.registry import absolute_name, build_detector
 from .errors import PipelineError, UsageError
 from .files import check_folder
+from .handover import Handover
 from .interrupt import noted_interrupt
 
 
@@ -110,9 +111,10 @@ def main(
     if shard != ALL:  # for `featcache info`
         spec = replace(spec, recipe={**spec.recipe, "part": [mine.start, mine.stop]})
     further = {} if segments is None else {PANOPTIC: lambda: segments.segments(coco.images)}
-    with CacheWriter(cache, spec, coco.images, coco.ground_truth, further_truth=further) as writer:
+    threads = host_threads(device)
+    with CacheWriter(cache, spec, coco.images, coco.ground_truth, further_truth=further, threads=threads) as writer:
         todo = {view: [i for i in writer.pending(view) if i in mine] for view in views}
-        unreadable = extract_batches(model, coco, writer, todo, batch_size, strict)
+        unreadable = extract_batches(model, coco, writer, todo, batch_size, strict, threads=threads)
     if unreadable:
         raise several_unreadable(unreadable, "repair them and run the same command again: it does only what is missing")
     return cache
@@ -198,20 +200,30 @@ def check_categories(model: FrozenDetector, coco: CocoSet) -> None:
 
 
 def extract_batches(
-    model: FrozenDetector, coco: CocoSet, writer: CacheWriter, todo: dict[str, list[int]], batch_size: int, strict: bool
+    model: FrozenDetector,
+    coco: CocoSet,
+    writer: CacheWriter,
+    todo: dict[str, list[int]],
+    batch_size: int,
+    strict: bool,
+    *,
+    threads: int,
 ) -> list[UnreadableImageError]:
-    """Detect and write what is to do; returns an error for each image that could not be read."""
+    """Detect and write what is to do; returns an error for each image that could not be read.
+
+    threads: that decode images ahead.
+    """
     unreadable: dict[int, UnreadableImageError] = {}
     total = sum(map(len, todo.values()))
-    with noted_interrupt() as stop, Progress(total, "images") as progress:
+    with noted_interrupt() as stop, Progress(total, "images") as progress, Handover(writer) as handover:
         for view, indices in todo.items():
             batches = plan_batches(coco, indices, model.transform, batch_size)
-            for batch in decode_ahead(coco, batches, model.transform, view):
+            for batch in decode_ahead(coco, batches, model.transform, view, threads=threads):
                 if batch.errors and strict:
                     raise next(iter(batch.errors.values()))
                 unreadable.update(batch.errors)
                 if batch.indices:
-                    _put(writer, view, batch.indices, model.detect(batch.images))
+                    handover.give(view, batch.indices, model.detect(batch.images))
                 progress.update(
                     len(batch.indices) + len(batch.errors), written(writer.path, writer.bytes_written, progress.seconds)
                 )
@@ -221,21 +233,6 @@ def extract_batches(
                         "run the same command again to go on",
                     )
     return list(unreadable.values())
-
-
-def _put(writer: CacheWriter, view: str, indices: list[int], features: Features) -> None:
-    for row, index in enumerate(indices):
-        height, width = features.input_hw[row].tolist()
-        writer.put(
-            index,
-            view,
-            maps={name: tensor[row] for name, tensor in features.maps.items()},
-            queries=features.queries[row],
-            boxes=features.boxes[row],
-            scores=features.scores[row],
-            labels=features.labels[row],
-            input_hw=(height, width),
-        )
 
 
 def _versions() -> dict[str, str]:

@@ -31,7 +31,7 @@ from featcache.disk import human_bytes
 from pipeline.data.coco import CocoSet, load_coco
 from pipeline.data.decode import decode_ahead, plan_batches
 from pipeline.detectors.base import FrozenDetector
-from pipeline.detectors.device import torch_device
+from pipeline.detectors.device import host_threads, torch_device
 from pipeline.detectors.registry import build_detector
 from pipeline.extract import cache_spec, extract_batches
 
@@ -128,7 +128,7 @@ def detector_alone(model: FrozenDetector, coco: CocoSet, options: argparse.Names
     """Detect every image but the first few once, nothing kept."""
     clock = Clock(len(coco.images) - MEASURED_IMAGES)
     batches = plan_batches(coco, list(range(MEASURED_IMAGES, len(coco.images))), model.transform, options.batch_size)
-    for batch in decode_ahead(coco, batches, model.transform, "orig"):
+    for batch in decode_ahead(coco, batches, model.transform, "orig", threads=host_threads(options.device)):
         model.detect(batch.images)
     wait(torch_device(options.device))  # a GPU may still be at the last batch
     return clock.cost()
@@ -141,14 +141,15 @@ def with_cache(
     clock = Clock(1)
     with tempfile.TemporaryDirectory() as folder:
         spec = cache_spec(model, coco, options.codec, ("orig",))
-        with CacheWriter(Path(folder) / "cache", spec, coco.images, coco.ground_truth) as writer:
+        threads = host_threads(options.device)
+        with CacheWriter(Path(folder) / "cache", spec, coco.images, coco.ground_truth, threads=threads) as writer:
             pending = writer.pending("orig")
             todo = [{"orig": some} for some in (pending[:MEASURED_IMAGES], pending[MEASURED_IMAGES:])]
-            extract_batches(model, coco, writer, todo[0], options.batch_size, strict=True)
+            extract_batches(model, coco, writer, todo[0], options.batch_size, strict=True, threads=threads)
             writer.flush()
             begun, clock = clock.cost(), Clock(len(todo[1]["orig"]))
             with around or nullcontext():
-                extract_batches(model, coco, writer, todo[1], options.batch_size, strict=True)
+                extract_batches(model, coco, writer, todo[1], options.batch_size, strict=True, threads=threads)
                 writer.flush()
             return clock.cost(), begun
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -185,9 +185,10 @@ class _Generator(torch.Generator):
 
 class _Event:
     def __init__(self, enable_timing: bool = False) -> None:
-        self.timed = enable_timing
+        self.timed, self.recorded = enable_timing, False
 
-    def record(self, stream: Any = None) -> None: ...
+    def record(self, stream: Any = None) -> None:
+        self.recorded = True
 
     def synchronize(self) -> None: ...
 
@@ -199,6 +200,13 @@ class _Event:
 
 class _Stream:
     cuda_stream = 0
+
+    def __init__(self, device: Any = None) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def wait_event(self, event: _Event) -> None:
+        assert event.recorded
 
     def is_capturing(self) -> bool:
         return False
@@ -216,6 +224,8 @@ def pretended(patch: pytest.MonkeyPatch) -> Iterator[None]:
         "get_device_capability": lambda device=None: (9, 0),
         "get_device_name": lambda device=None: "a GPU that is none",
         "current_stream": lambda device=None: _Stream(),
+        "Stream": _Stream,
+        "stream": nullcontext,
         "is_current_stream_capturing": lambda: False,
         "synchronize": lambda device=None: None,
         "empty_cache": lambda: None,

@@ -13,7 +13,6 @@ from .coco import CocoSet, read_image
 from .images import UnreadableImageError
 from .transforms import Transform
 
-THREADS = 2
 AHEAD = 2
 """Batches that are being read while one is used."""
 
@@ -44,9 +43,9 @@ def plan_batches(coco: CocoSet, indices: Sequence[int], transform: Transform, si
 
 
 def decode_ahead(
-    coco: CocoSet, batches: Sequence[list[int]], transform: Transform, view: str
+    coco: CocoSet, batches: Sequence[list[int]], transform: Transform, view: str, *, threads: int = 2
 ) -> Iterator[DecodedBatch]:
-    """The batches in order; while one is used, `AHEAD` more are being read."""
+    """The batches in order; while one is used, `AHEAD` more are being read by `threads`."""
 
     def load(index: int) -> Tensor | UnreadableImageError:
         try:
@@ -54,7 +53,7 @@ def decode_ahead(
         except UnreadableImageError as error:
             return error
 
-    with ThreadPoolExecutor(THREADS, "decode") as pool:
+    with ThreadPoolExecutor(threads, "decode") as pool:
         waiting = iter(batches)
         queue: deque[tuple[list[int], list[Future[Tensor | UnreadableImageError]]]] = deque()
 

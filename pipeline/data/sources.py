@@ -1,6 +1,5 @@
 """Where features come from: a cache, or a detector at work (`live.py`). One interface, the same tensors."""
 
-import os
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from featcache import Cache, CacheSpec, Entry, GroundTruth, ImageInfo, Loader, Moments, Wanted
 
 from ..detectors.base import Features
+from ..detectors.device import host_threads
 from ..detectors.hdetr import Decoded
 from ..errors import PipelineError
 from .coco import Category
@@ -173,7 +173,7 @@ class Cached:
     ) -> Stream:
         """See `FeatureSource`."""
         order: dict[str, Any] = {"views": views, "indices": indices, "seed": seed}
-        how: dict[str, Any] = {"device": self.device, "threads": reading_threads(self.device)}
+        how: dict[str, Any] = {"device": self.device, "threads": host_threads(self.device)}
         loader = Loader(self.cache, batch_size, **order, **how, levels=levels, wanted=wanted)
         return _CachedStream(loader, self)
 
@@ -195,11 +195,6 @@ class _CachedStream:
         while True:
             for entries in self._loader:
                 yield collate(entries, self._source.spec, self._source.segments_of)
-
-
-def reading_threads(device: torch.device) -> int:
-    """How many threads read for a training there: more where the processor has little else to do than feed a GPU."""
-    return 2 if device.type == "cpu" else max(2, min(8, os.cpu_count() or 1))
 
 
 def maps_asked_for(asked: Iterable[Sequence[str] | None], spec: CacheSpec) -> tuple[str, ...]:

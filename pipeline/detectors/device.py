@@ -1,5 +1,6 @@
-"""Device names -> torch devices, and a word about one that is not used."""
+"""Device names -> torch devices, the threads that serve one, and a word about one that is not used."""
 
+import os
 import sys
 
 import torch
@@ -19,6 +20,11 @@ def torch_device(name: str) -> torch.device:
             f"torch sees {torch.cuda.device_count()} GPUs, none of them is '{name}'", "count from cuda:0"
         )
     return torch.device(name)
+
+
+def host_threads(device: torch.device | str) -> int:
+    """Threads that read, decode or write beside a device: more where the processor has little else to do than that."""
+    return 2 if torch.device(device).type == "cpu" else max(2, min(8, os.cpu_count() or 1))
 
 
 def tell_unused_gpu(device: str) -> None:

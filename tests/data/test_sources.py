@@ -1,6 +1,7 @@
 """The same answer with and without the cache; batches of unequal images."""
 
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_more_threads_read_where_a_gpu_computes(
 ) -> None:
     source = Cached(extract.main(**tiny.arguments, cache=tmp_path / "c"), device)
     asked: list[int] = []
-    monkeypatch.setattr(sources.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     loader = sources.Loader
     monkeypatch.setattr(sources, "Loader", lambda *of, **how: asked.append(how["threads"]) or loader(*of, **how))
     source.stream(2, views=("orig",), indices=source.finished(["orig"]), seed=0)

@@ -77,7 +77,7 @@ def test_packed_and_back() -> None:
     values = torch.randn(7, 6, 5, generator=torch.Generator().manual_seed(0))
     found = Moments.of(values)
     assert found.packed().shape == (28,)
-    again = Moments.unpacked(found.mean, torch.from_numpy(found.packed()))
+    again = Moments.unpacked(found.mean, found.packed())
     torch.testing.assert_close(again.covariance, found.covariance)
     batch = Moments.stack([found, again])
     assert (batch.mean.shape, batch.covariance.shape) == ((2, 7), (2, 7, 7))

@@ -15,7 +15,7 @@ def test_the_detector_alone_is_timed_until_a_gpu_is_done(monkeypatch: pytest.Mon
     model: Any = SimpleNamespace(transform=None, detect=lambda images: events.append("asked"))
     coco: Any = SimpleNamespace(images=range(10))
     monkeypatch.setattr(bench_extract, "plan_batches", lambda *_: [])
-    monkeypatch.setattr(bench_extract, "decode_ahead", lambda *_: [SimpleNamespace(images=None)] * 2)
+    monkeypatch.setattr(bench_extract, "decode_ahead", lambda *_, **__: [SimpleNamespace(images=None)] * 2)
     monkeypatch.setattr(bench_extract.Clock, "cost", lambda clock: events.append("stopped"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
