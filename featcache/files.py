@@ -36,9 +36,10 @@ def replace_files(files: Iterable[tuple[Path, bytes]]) -> None:
             temporary.replace(path)
     except OSError as error:
         for temporary, _ in written:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                temporary.unlink(missing_ok=True)
         if isinstance(error, IsADirectoryError):
-            raise _in_the_way(Path(error.filename2)) from error
+            raise _in_the_way(Path(error.filename2 or error.filename)) from error
         raise
     sync({path.parent for _, path in written})
 

@@ -56,24 +56,20 @@ def detection_rows(
     count, (most,) = 0 if detections["boxes"] is None else len(detections["boxes"]), arrays["scores"].shape
     if count > most:
         raise BadValueError(f"{name}: {count} detections given, cache holds {most}")
-    rows: dict[str, NDArray[Any]] = {"count": np.array(count)}
-    fetched = on_host({key: as_float(values) for key, values in detections.items() if values is not None})
-    for key in detections:
-        array = arrays[key]
-        rows[key] = np.zeros(array.shape, array.dtype)
-        if key not in fetched:
-            continue
-        given = fetched[key]
-        if given.shape != (count, *array.shape[1:]):
-            raise BadValueError(f"{name}: {key} are {given.shape}, expected {(count, *array.shape[1:])}")
+    rows = {key: np.zeros(arrays[key].shape, arrays[key].dtype) for key in detections}
+    fetched = on_host({key: _as_float(values) for key, values in detections.items() if values is not None})
+    for key, given in fetched.items():
+        expected = (count, *arrays[key].shape[1:])
+        if given.shape != expected:
+            raise BadValueError(f"{name}: {key} are {given.shape}, expected {expected}")
         finite = np.isfinite(given)
         if not finite.all():
             raise BadValueError(f"{name}: {key} hold {given[~finite][0]} at {np.argwhere(~finite)[0].tolist()}")
         rows[key][:count] = given
-    return rows
+    return {"count": np.array(count), **rows}
 
 
-def as_float(values: Tensor) -> Tensor:
+def _as_float(values: Tensor) -> Tensor:
     """NumPy has no bfloat16."""
     return values.float() if values.is_floating_point() else values
 

@@ -62,9 +62,10 @@ class Handover:
     ) -> None:
         with torch.cuda.stream(stream):
             stream.wait_event(detected)
-            put_batch(self._writer, view, indices, features)
-            # the features go back to the stream that made them, so nothing of this one may still read them
-            stream.synchronize()
+            try:
+                put_batch(self._writer, view, indices, features)
+            finally:  # their memory goes back to the stream that made them: nothing of this one may still read it
+                stream.synchronize()
 
 
 def put_batch(writer: CacheWriter, view: str, indices: list[int], features: Features) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from bench_maps import Maps
 from torchvision.ops import roi_align
 
-from featcache import Cache, CacheSpec, CacheWriter, GroundTruth, ImageInfo, LevelSpec
+from featcache import Cache, CacheSpec, CacheWriter, ImageInfo, LevelSpec
 from featcache.disk import disk_usage
 from featcache.spec import MAX_ERROR
 from featcache.stats import level_statistics
-
-NO_TRUTH = GroundTruth(*(np.zeros(0, np.int64),) * 2, np.zeros((0, 4)), np.zeros(0), np.zeros(0, bool), [])
 
 
 def codec_errors(folder: Path, levels: tuple[LevelSpec, ...], features: list[Maps]) -> list[dict[str, Any]]:
@@ -70,7 +67,7 @@ def open_writer(
     """A cache for so many images of that codec."""
     spec = CacheSpec(levels, detections=1, query_dim=1, codec=codec, max_error=max_error, source={"name": "benchmark"})
     table = [ImageInfo(i, 800, 1216, f"{i}.jpg") for i in range(images)]
-    return CacheWriter(path, spec, table, [NO_TRUTH] * images, threads=1)
+    return CacheWriter(path, spec, table, threads=1)
 
 
 def put(writer: CacheWriter, index: int, maps: Maps) -> None:

@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from bench_maps import INPUT_HW, LEVELS, synthetic_maps
 
-from featcache import Cache, CacheSpec, CacheWriter, GroundTruth, ImageInfo
+from featcache import Cache, CacheSpec, CacheWriter, ImageInfo
 from pipeline.data.sources import Batch, Cached, maps_asked_for
 from pipeline.heads.base import Widths
 from pipeline.heads.registry import build_head
@@ -49,9 +48,7 @@ def layered_cache(folder: Path, images: int) -> Path:
         recipe={"categories": [{"id": 1, "name": "thing"}]},
     )
     infos = [ImageInfo(i + 1, *INPUT_HW, f"{i + 1}.jpg") for i in range(images)]
-    none = np.zeros(0, np.int64)
-    truth = GroundTruth(none, none, np.zeros((0, 4)), np.zeros(0), np.zeros(0, bool), [])
-    with CacheWriter(folder, spec, infos, [truth] * images) as writer:
+    with CacheWriter(folder, spec, infos) as writer:
         drawn = synthetic_maps(3 * images)
         for i in range(images):
             maps = {"c1": drawn[3 * i]["c1"]}

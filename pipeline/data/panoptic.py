@@ -27,8 +27,6 @@ THREADS = min(8, os.cpu_count() or 1)
 ONE_RELEASE = "JSON and PNG files must be of one release"
 
 Segment = Mapping[str, Any]
-_NO_IDS = np.zeros(0, np.int64)
-NO_SEGMENTS = GroundTruth(_NO_IDS, _NO_IDS, np.zeros((0, 4)), np.zeros(0), np.zeros(0, bool), [])
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class PanopticSet:
     def _segments(self, info: ImageInfo) -> GroundTruth:
         annotation = self.annotations.get(info.id)
         if annotation is None:
-            return NO_SEGMENTS
+            return GroundTruth.none()
         file, image_hw = self.folder / annotation["file_name"], (info.height, info.width)
         try:
             ids = read_png(file)

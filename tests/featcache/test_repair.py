@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from cache_toy import flip_byte, json_of
 
+from featcache import CacheError
+from featcache.files import TEMPORARY_SUFFIX, replace_file
+
 Maker = Callable[..., Path]
 
 
@@ -103,6 +106,15 @@ def test_a_copy_without_its_source_is_repaired_from_another_extraction(
     make_cache(3, name="path.again")
     assert run(*shlex.split(copy)[1:])[0] == 0
     assert json_of(run("verify", path, "--deep", "--json"))["done"] == {"orig": 3}
+
+
+@pytest.mark.parametrize("name", ["kept", f"kept{TEMPORARY_SUFFIX}"])
+def test_a_directory_in_the_way_of_a_file_is_named(tmp_path: Path, name: str) -> None:
+    """Also in that of the name under which a file is written before it has its own."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(CacheError, match=f"{tmp_path / name} is a directory, and a file of the cache belongs there"):
+        replace_file(tmp_path / "kept", b"bytes")
+    assert [one.name for one in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("shard", [1, 2])

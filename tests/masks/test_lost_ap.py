@@ -114,10 +114,5 @@ def test_images_and_answers_that_are_empty() -> None:
     assert lost_ap(truth((1, LEFT)), [], []) == {
         "AP": 0, "missed": None, "wrong_class": 0, "false": 0, "loose_mask": 0,
     }  # fmt: skip
-    nothing = coco_ground_truth([ImageInfo(7, *HW, "7.png")], [truth_of_nothing()], CATEGORIES)
+    nothing = coco_ground_truth([ImageInfo(7, *HW, "7.png")], [GroundTruth.none()], CATEGORIES)
     assert set(lost_ap(nothing, *detections((1, LEFT, 0.9, LEFT))).values()) == {None}
-
-
-def truth_of_nothing() -> GroundTruth:
-    none = np.zeros(0)
-    return GroundTruth(none.astype(int), none.astype(int), np.zeros((0, 4)), none, none.astype(bool), [])

@@ -45,6 +45,5 @@ def test_without_truth_or_with_crowds_only_the_oracle_is_empty() -> None:
     crowds = GroundTruth(
         truth.ids, truth.category_ids, truth.boxes_xywh, truth.areas, np.ones(2, dtype=bool), truth.rles
     )
-    nothing = GroundTruth(*(np.zeros((0, 4)) if i == 2 else np.zeros(0) for i in range(5)), rles=[])
     assert (oracle_logits(boxes, labels, crowds, torch.tensor([0, 1]), HW) < 0).all()
-    assert (oracle_logits(boxes, labels, nothing, torch.zeros(0), HW) < 0).all()
+    assert (oracle_logits(boxes, labels, GroundTruth.none(), torch.zeros(0), HW) < 0).all()
